@@ -38,6 +38,7 @@ def bundle(folder: Path, hub: str = f"{HUB_ID}@{COMMIT}", **parts) -> Bundle:
     decoder = Decoder.load(file.find())
     context = parts.pop("context", (4.0,))
     config = {"context": context, "tied_head": True, "gguf_sha256": file.sha256}
+    config["turn"] = parts.pop("turn", ())
     memory = tiny.memory(decoder, **config).bind(decoder)
     examples = [{"name": "Peru", "group": "helps", "prompt": "Where is Lima?", "answer": "Peru"}]
     defaults = {"settings": {"lmbda": {"memory": 0.55}}, "examples": examples, "form": "chat"}

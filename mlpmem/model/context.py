@@ -8,8 +8,9 @@ of embeddings e_s and token weights w_s. A memory that reads it beside the hidde
 names were asked about, which the last state of a small decoder has nearly forgotten. It needs no
 attention and no positions: one multiply-add of D numbers per token and half-life.
 
-Sums run token by token in float32, so a text that is read in pieces gives the same bits. n
-half-lives, P positions read before.
+With the token ids that begin a question in a chat, s starts at the last of them: names of earlier
+questions are left out. Sums run token by token in float32, so a text that is read in pieces gives
+the same bits. n half-lives, P positions read before.
 """
 
 from collections.abc import Sequence
@@ -24,6 +25,7 @@ from mlpmem.errors import MlpMemError
 from mlpmem.fast.attention import GrowingLayer
 
 MOST_LIVES, LONGEST = 4, 1e6  # half-lives, and tokens of one
+MOST_TURN = 2  # token ids that begin a question
 TINY = 1e-30  # in place of no weight at all: the mean of no words is 0
 
 
@@ -40,11 +42,22 @@ def check_half_lives(half_lives: Sequence[float], where: str) -> None:
         )
 
 
-class ContextLayer(GrowingLayer):
-    """Running sums in a decoder's cache, as keys (B, n, P, D + 1); its values are empty.
+def check_turn(turn: Sequence[int], vocab_size: int, where: str) -> None:
+    """Raise MlpMemError unless turn is at most two token ids."""
+    good = all(isinstance(x, int) and not isinstance(x, bool) and 0 <= x < vocab_size for x in turn)
+    if not good or len(turn) > MOST_TURN:
+        raise MlpMemError(
+            f"{where}: turn must be up to {MOST_TURN} token ids below {vocab_size}; got "
+            f"{list(turn)!r}. Correct it, or leave it empty"
+        )
 
-    The last number of a sum is that of the weights. The layer stands behind the decoder's own, so a
-    crop, a choice of rows or a beam's reordering of the cache is one of the sums too.
+
+class ContextLayer(GrowingLayer):
+    """Running sums in a decoder's cache, as keys (B, n, P, D + 2); its values are empty.
+
+    The last numbers of a sum are that of the weights, and 1 at the first of two tokens that begin a
+    question. The layer stands behind the decoder's own, so a crop, a choice of rows or a beam's
+    reordering of the cache is one of the sums too.
     """
 
 
@@ -54,6 +67,7 @@ class Context:
 
     half_lives: tuple[float, ...]
     weights: Tensor  # (V,) float32 of token ids, 0 for those that are no words
+    turn: tuple[int, ...] = ()  # the one or two token ids that begin a question in a chat
 
     def read(
         self, embeddings: Tensor, ids: Tensor, mask: Tensor | None, layer: ContextLayer | None
@@ -70,10 +84,10 @@ class Context:
             parents = _parents(mask[:, 0])
         elif mask is not None:
             weights = weights * mask[:, -ids.shape[1] :]
-        sums = self._sums(embeddings.float(), weights, parents, layer)  # (B, n, T, D + 1)
+        sums = self._sums(embeddings.float(), ids, weights, parents, layer)  # (B, n, T, D + 2)
         if layer is not None:
             layer.update(sums, sums[..., :0])
-        means = sums[..., :-1] / sums[..., -1:].clamp_min(TINY)
+        means = sums[..., :-2] / sums[..., -2:-1].clamp_min(TINY)
         return means.transpose(1, 2).flatten(2)
 
     @cached_property
@@ -84,27 +98,44 @@ class Context:
     def _sums(
         self,
         embeddings: Tensor,
+        ids: Tensor,
         weights: Tensor,
         parents: Tensor | None,
         layer: ContextLayer | None,
     ) -> Tensor:
-        """Return running sums (B, n, T, D + 1) of weighted embeddings and of the weights."""
-        decay = self.decay.to(weights.device)
+        """Return running sums (B, n, T, D + 2) of weighted embeddings and of the weights."""
         batch, length, size = embeddings.shape
-        added = embeddings.new_empty(batch, length, size + 1)
-        torch.mul(embeddings, weights[..., None], out=added[..., :-1])
-        added[..., -1] = weights
+        lives = len(self.half_lives)
+        added = embeddings.new_zeros(batch, length, size + 2)
+        torch.mul(embeddings, weights[..., None], out=added[..., :-2])
+        added[..., -2] = weights
         past = layer is not None and layer.is_initialized and layer.get_seq_length()
-        now = layer.keys[:, :, -1] if past else added.new_zeros(batch, len(decay), size + 1)
-        if length == 1:
-            return torch.addcmul(added, now, decay).unsqueeze(2)
-        sums = added.new_zeros(length + 1, batch, len(decay), size + 1)  # the last row stays 0
+        now = layer.keys[:, :, -1] if past else added.new_zeros(batch, lives, size + 2)
+        opens = ids == self.turn[0] if len(self.turn) == MOST_TURN else torch.zeros_like(ids).bool()
+        left = self._left(ids, opens, parents, now[:, 0, -1] == 1)
+        sums = added.new_zeros(length + 1, batch, lives, size + 2)  # the last row stays 0
         rows = torch.arange(batch, device=weights.device)
         for t in range(length):
             if parents is not None:
                 now = sums[parents[:, t], rows]
-            now = torch.addcmul(added[:, t, None], now, decay, out=sums[t])
+            now = torch.addcmul(added[:, t, None], now, left[t], out=sums[t])
+        sums[:length, ..., -1] = opens.T[..., None]
         return sums[:length].permute(1, 2, 0, 3)
+
+    def _left(self, ids: Tensor, opens: Tensor, parents: Tensor | None, opened: Tensor) -> Tensor:
+        """Return what each step leaves of the sums before it, (T, B or 1, n, 1).
+
+        opens are the first of two ids of `turn`; opened says whether the last token before was one.
+        """
+        left = self.decay.to(ids.device)
+        if not self.turn:
+            return left.expand(ids.shape[1], 1, -1, 1)
+        begins = ids == self.turn[-1]
+        if len(self.turn) == MOST_TURN and parents is not None:
+            begins &= (parents >= 0) & opens.gather(1, parents.clamp_min(0))
+        elif len(self.turn) == MOST_TURN:
+            begins &= torch.cat([opened[:, None], opens[:, :-1]], 1)
+        return left * ~begins.T[..., None, None]
 
 
 def _parents(sees: Tensor) -> Tensor:

@@ -18,7 +18,7 @@ from mlpmem.fast.llama_layers import Block, Norm, Recall
 from mlpmem.fast.packed import PackedLinear
 from mlpmem.formats import MEMORY_TYPE, check_kinds
 from mlpmem.model.checkpoints import config_values, memory_folder, read_weights
-from mlpmem.model.context import Context, check_half_lives
+from mlpmem.model.context import Context, check_half_lives, check_turn
 from mlpmem.model.memory_layers import LAYOUTS, Door
 
 MOST = 2**26  # limit of sizes: larger than any memory's
@@ -58,6 +58,8 @@ class MemoryConfig:
     # half-lives in tokens of the context vectors that it reads with the hidden state; the paper's
     # memory and every published one read none
     context: tuple[float, ...] = ()
+    # one or two token ids that begin a question in a chat; context vectors begin anew there
+    turn: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         """Raise MlpMemError for invalid values."""
@@ -84,6 +86,7 @@ class MemoryConfig:
                 "Export or download the memory again"
             )
         check_half_lives(self.context, "memory config")
+        check_turn(self.turn, self.vocab_size, "memory config")
 
     @property
     def input_size(self) -> int:
@@ -104,8 +107,9 @@ class MemoryConfig:
                 f"memory config: {', '.join(missing)} missing; export the memory again"
             )
         values = {name: value for name, value in row.items() if name in known}
-        if isinstance(values.get("context"), list):
-            values["context"] = tuple(values["context"])
+        for name in ("context", "turn"):
+            if isinstance(values.get(name), list):
+                values[name] = tuple(values[name])
         return cls(**values)
 
     def to_json(self) -> str:
@@ -195,7 +199,7 @@ class Memory(nn.Module):
         """
         if self.config.context and decoder.context is None:
             weights = self.token_weights.float().to(decoder.device)
-            decoder.context = Context(self.config.context, weights)
+            decoder.context = Context(self.config.context, weights, self.config.turn)
         check_binding(self.config, decoder)
         if self.config.tied_head:
             head = decoder.model.get_output_embeddings()
@@ -225,6 +229,7 @@ def check_binding(config: MemoryConfig, decoder) -> None:
     }
     if config.context:
         pairs["context"] = (config.context, decoder.half_lives)
+        pairs["turn"] = (config.turn, decoder.context.turn)
     if config.tokenizer_hash:
         pairs["tokenizer hash"] = (config.tokenizer_hash[:12], decoder.tokenizer_hash[:12])
     if config.gguf_sha256 and decoder.gguf_sha256:

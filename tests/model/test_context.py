@@ -115,7 +115,7 @@ def test_a_memory_without_context_leaves_it_out(decoder):
 def test_a_memory_with_context_makes_the_decoder_give_it(tmp_path):
     decoder = tiny.decoder("llama")
     sizes = decoder.hidden_size, decoder.vocab_size, 1, 8
-    memory = Memory(MemoryConfig(*sizes, context=LIVES))
+    memory = Memory(MemoryConfig(*sizes, context=LIVES, turn=(3, 9)))
     with torch.no_grad():
         memory.token_weights[3] = 0.25
         memory.door.mean.normal_()
@@ -125,11 +125,12 @@ def test_a_memory_with_context_makes_the_decoder_give_it(tmp_path):
     assert loaded.config == memory.config
     loaded.bind(decoder)
     assert decoder.half_lives == LIVES and decoder.context.weights[3] == 0.25
+    assert decoder.context.turn == (3, 9)
     hidden = decoder.forward(torch.tensor([[5, 9, 3]])).hidden
     assert torch.equal(loaded(hidden), memory(hidden))
-    other = Memory(MemoryConfig(*sizes, context=(4.0,)))
-    with pytest.raises(MlpMemError, match="context"):
-        other.bind(decoder)
+    for config in ({"context": (4.0,)}, {"context": LIVES, "turn": (9,)}):
+        with pytest.raises(MlpMemError, match="another decoder: (context|turn)"):
+            Memory(MemoryConfig(*sizes, **config)).bind(decoder)
 
 
 def test_a_door_starts_as_the_identity_on_the_hidden_state():
@@ -137,6 +138,51 @@ def test_a_door_starts_as_the_identity_on_the_hidden_state():
     x = torch.zeros(2, 18)
     x[:, :6] = torch.randn(2, 6)
     assert torch.equal(memory.door(x), x[:, :6])
+
+
+TURNS = {(9,): [5, 9, 31, 7, 9, 12, 40], (31, 9): [31, 9, 5, 9, 31, 31, 9, 12, 40]}
+
+
+@pytest.mark.parametrize("turn", TURNS)
+@pytest.mark.parametrize("cut", [1, 5, 6])
+def test_a_question_begins_its_words_anew(decoder, turn, cut, monkeypatch):
+    ids = TURNS[turn]
+    last = max(i for i in range(len(ids)) if tuple(ids[: i + 1][-len(turn) :]) == turn)
+    inside = ids[: ids.index(5) + 2]  # 9 alone is no question where two ids begin one
+    words = Context(LIVES, decoder.context.weights, turn)
+    alone, begun = direct(decoder, ids[last:]), direct(decoder, inside[inside.index(9) :])
+    monkeypatch.setattr(decoder, "context", words)
+    whole = states(decoder, [ids])
+    torch.testing.assert_close(whole[0, last:].double(), alone)
+    if len(turn) == 2:
+        torch.testing.assert_close(whole[0, len(inside) - 1].double(), begun[-1])
+    first = decoder.forward(torch.tensor([ids[:cut]]), use_cache=True)
+    rest = [decoder.forward(torch.tensor([[t]]), cache=first.cache).hidden for t in ids[cut:]]
+    pieces = torch.cat([first.hidden, *rest], 1)[..., decoder.hidden_size :]
+    assert torch.equal(pieces, whole)
+
+
+def test_a_tree_of_tokens_begins_anew_along_each_branch():
+    weights, vectors = torch.ones(50), torch.randn(1, 5, 4)
+    words = Context(LIVES, weights, (3, 9))
+    ids = torch.tensor([[5, 3, 9, 9, 7]])  # 3 follows 5; 9 follows 3, and another 9 follows 5
+    parents = [-1, 0, 1, 0, 3]
+    sees = torch.zeros(1, 1, 5, 5, dtype=torch.bool)
+    for t in range(5):
+        at = t
+        while at >= 0:
+            sees[0, 0, t, at], at = True, parents[at]
+    tree = words.read(vectors, ids, sees, None)[0]
+    for path in ([0, 1, 2], [0, 3, 4]):
+        alone = words.read(vectors[:, path], ids[:, path], None, None)[0]
+        assert torch.equal(tree[path], alone)
+    assert torch.equal(tree[2, :4], vectors[0, 2]) and not torch.equal(tree[3, :4], vectors[0, 3])
+
+
+@pytest.mark.parametrize("turn", [(1, 2, 3), (-1,), (9,), (True,), ("a",)])
+def test_odd_turns_are_refused(turn):
+    with pytest.raises(MlpMemError, match="turn must be"):
+        MemoryConfig(6, 9, 1, 8, context=LIVES, turn=turn)
 
 
 @pytest.mark.parametrize("lives", [(0.0,), (2.0, 2.0), ("a",), (True,), (1.0,) * 5, (-3.0,)])

@@ -30,7 +30,7 @@ from train.config.tables import (
 )
 from train.corpora.atlas import chats as chat_facts
 from train.corpora.atlas.wordings import AtlasConfig, build_atlas
-from train.corpora.chat import ChatForm
+from train.corpora.chat import ChatForm, question_start
 from train.fit.context_rows import ContextReader, token_weights
 from train.fit.kept_rows import KeptRows
 from train.fit.loss import head_loss
@@ -132,6 +132,31 @@ def test_alpha_by_row_is_a_sum_of_both_losses():
     torch.testing.assert_close(grad, expected)
 
 
+MARKED = "{%% for m in messages %%}%s{{ m['content'] }}<|end|>{%% endfor %%}<|a|>"
+
+
+@pytest.mark.parametrize(
+    ("template", "begin"),
+    [
+        (MARKED % "{{ '<|u|>' if m['role'] == 'user' else '<|a|>' }}", ["<|u|>"]),
+        (MARKED.replace("<|a|>", "<|u|>x") % "<|u|>{{ 'y' if m['role'] == 'user' else 'x' }}",
+         ["<|u|>", "y"]),
+    ],
+)  # fmt: skip
+def test_a_question_begins_with_a_token_that_no_answer_begins_with(template, begin):
+    tokenizer = chatty().tokenizer
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<|u|>", "<|a|>", "<|end|>"]})
+    tokenizer.chat_template = template
+    assert tokenizer.convert_ids_to_tokens(question_start(tokenizer)) == begin
+
+
+def test_a_template_without_a_question_mark_is_refused():
+    tokenizer = chatty().tokenizer
+    tokenizer.chat_template = "{% for m in messages %}{{ m['content'] + eos_token }}{% endfor %}"
+    with pytest.raises(MlpMemError, match='use "text"'):
+        question_start(tokenizer)
+
+
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     """Return the folder of a small run and its recipe."""
@@ -155,8 +180,8 @@ def finished(tmp_path_factory):
         targets=TargetsConfig(k=4, easy_share=1.0),
         memory=MemoryFitConfig(
             blocks=1, intermediate_size=16, head="tied", start="identity", context=LIVES,
-            token_weights="rare", epochs=2, batch=64, alpha=0.2, kept=16, processes=1,
-            dtype="float32", validation_rows=16,
+            token_weights="rare", words_of="question", epochs=2, batch=64, alpha=0.2, kept=16,
+            processes=1, dtype="float32", validation_rows=16,
         ),
         router=RouterFitConfig(units=4, state=True, k=4, questions=6),
         finetuned=FinetunedConfig(settings=(), lora=()),

@@ -303,7 +303,8 @@ def test_sensitivity_trains_one_memory_per_value_and_depth(root, monkeypatch):
 
 
 def test_the_words_so_far_are_read_by_memories_and_by_a_datastore(root, monkeypatch):
-    monkeypatch.setattr(context_module, "READ", {"none": ((), "words"), "2": ((2.0,), "rare")})
+    read = {"none": ((), "words", "text"), "2": ((2.0,), "rare", "text")}
+    monkeypatch.setattr(context_module, "READ", read)
     monkeypatch.setattr(context_module, "KNN_WEIGHTS", (0.0, 1.0))
     memory = dataclasses.replace(RECIPE.memory, start="identity")
     run = Run(dataclasses.replace(RECIPE, memory=memory), root, "context")

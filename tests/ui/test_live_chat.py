@@ -44,8 +44,9 @@ def site(request, tmp_path_factory):
         patch.syspath_prepend(folder / "site")
         named.package(folder / "site", kind=request.param, **SHAPE)
         named.bundle(folder / "first", context=LIVES)
-        decoder = load_bundle(folder / "first").model().decoder
-        named.bundle(folder / "bundle", context=LIVES, routers={"memory": router(decoder)})
+        first = load_bundle(folder / "first").model()
+        words = {"context": LIVES, "turn": tuple(first.chat_ids(ASK, 1)[3:5])}  # begun anew inside
+        named.bundle(folder / "bundle", routers={"memory": router(first.decoder)}, **words)
         model = load_bundle(folder / "bundle").model()
         listing = live.write(folder / "bundle", folder / "out")
     return model, listing, folder / "out"

@@ -142,6 +142,8 @@ class MemoryFitConfig:
     # half-lives in tokens of the context vectors that it reads with the hidden state; () for none
     context: tuple[float, ...] = ()
     token_weights: str = "words"  # in a context vector: all words alike, or "rare" ones more
+    # words of a context vector: of the whole "text", or of a chat's last "question" and after it
+    words_of: str = "text"
     epochs: int = 8
     batch: int = 1024  # rows per step, over all processes
     micro_batch: int = 0  # rows per pass: less memory, same result; 0: all of a process
@@ -164,6 +166,7 @@ class MemoryFitConfig:
         check_choice("memory", "head", self.head, ("decoder", "free", "tied"))
         check_choice("memory", "start", self.start, ("decoder", "free", "identity"))
         check_choice("memory", "token_weights", self.token_weights, ("words", "rare"))
+        check_choice("memory", "words_of", self.words_of, ("text", "question"))
         check_half_lives(self.context, "memory")
         check_choice("memory", "keep", self.keep, ("last", "best"))
         check_choice("memory", "dtype", self.dtype, ("bfloat16", "float32"))
@@ -174,6 +177,10 @@ class MemoryFitConfig:
             check_range("memory", name, getattr(self, name), 1)
         for name in ("micro_batch", "validation_rows", "noise", "kept"):
             check_range("memory", name, getattr(self, name), 0)
+        if self.words_of == "question" and not self.context:
+            raise MlpMemError(
+                'memory: words_of = "question" needs half-lives in context, such as [16, 64]'
+            )
         if self.context and self.start == "decoder":
             raise MlpMemError(
                 'memory: start must be "free" or "identity" with a context, which the decoder\'s '

@@ -73,3 +73,27 @@ class ChatForm:
         for question, answer in turns[:-1]:
             text += question + self.answer + answer + self.question
         return text + turns[-1][0] + self.answer
+
+
+def question_start(tokenizer: Any) -> tuple[int, ...]:
+    """Return the one or two token ids that begin a question, and no answer, in a chat template.
+
+    They are the last control token before a question, and the token after it where that control
+    token begins answers too. MlpMemError for a template without such a token.
+    """
+    form, control = ChatForm.of(tokenizer), set(special_ids(tokenizer))
+    question, answer = (
+        tokenizer(text, add_special_tokens=False)["input_ids"]
+        for text in (form.question, form.answer)
+    )
+    places = [i for i, token in enumerate(question) if token in control]
+    if places and question[places[-1]] not in answer:
+        return (question[places[-1]],)
+    for place in reversed(places):
+        pair = tuple(question[place : place + 2])
+        if len(pair) == 2 and pair not in zip(answer, answer[1:], strict=False):
+            return pair
+    raise MlpMemError(
+        "memory: the decoder's chat template has no control token that begins only questions, as "
+        'words_of = "question" needs; use "text"'
+    )

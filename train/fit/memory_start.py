@@ -16,6 +16,7 @@ from mlpmem.model.families import layers_of
 from mlpmem.model.memory import Memory, MemoryConfig
 from mlpmem.model.memory_layers import LAYOUTS
 from train.config.tables import MemoryFitConfig
+from train.corpora.chat import question_start
 from train.fit.loss import row_nll
 
 FACTORS = tuple(2.0 ** (i / 2) for i in range(-14, 7))  # candidates, for the FFN's output
@@ -41,6 +42,7 @@ def new_memory(
             gguf_sha256=decoder.gguf_sha256,
             tied_head=config.head == "tied",
             context=config.context,
+            turn=question_start(decoder.tokenizer) if config.words_of == "question" else (),
         )
     )
     if config.head == "tied":

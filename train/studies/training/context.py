@@ -20,13 +20,14 @@ from train.measure.findings import Finding
 from train.studies.run import Run
 from train.studies.training.sensitivity import train_cell
 
-READ = {  # how the words so far are read: half-lives in tokens, and weights of tokens
-    "none": ((), "words"),
-    "16": ((16.0,), "rare"),
-    "64": ((64.0,), "rare"),
-    "16 and 64": ((16.0, 64.0), "rare"),
-    "4, 16 and 64": ((4.0, 16.0, 64.0), "rare"),
-    "16 and 64, words alike": ((16.0, 64.0), "words"),
+READ = {  # how the words so far are read: half-lives in tokens, weights of tokens, and of what
+    "none": ((), "words", "text"),
+    "16": ((16.0,), "rare", "text"),
+    "64": ((64.0,), "rare", "text"),
+    "16 and 64": ((16.0, 64.0), "rare", "text"),
+    "4, 16 and 64": ((4.0, 16.0, 64.0), "rare", "text"),
+    "16 and 64, words alike": ((16.0, 64.0), "words", "text"),
+    "16 and 64, of the question": ((16.0, 64.0), "rare", "question"),
 }
 KNN_LIVES, KNN_WEIGHTS = (16.0, 64.0), (0.0, 0.5, 1.0, 2.0)
 
@@ -35,7 +36,7 @@ KNN_LIVES, KNN_WEIGHTS = (16.0, 64.0), (0.0, 0.5, 1.0, 2.0)
 class ScaledContext(Context):
     """A context whose vectors are multiplied by a number."""
 
-    scale: float
+    scale: float = 1.0
 
     def read(self, *args, **options) -> Tensor:
         """Return scaled context vectors; see Context.read."""
@@ -51,8 +52,11 @@ def context(run: Run) -> Iterator[Finding]:
             '"free" or "identity"'
         )
     base = replace(run.recipe.memory, epochs=run.config.epochs, temperature=1.0)
-    for number, (name, (lives, weights)) in enumerate(READ.items()):
-        config = replace(base, context=lives, token_weights=weights)
+    chats = getattr(run.decoder.tokenizer, "chat_template", None)
+    for number, (name, (lives, weights, words_of)) in enumerate(READ.items()):
+        if words_of == "question" and not chats:
+            continue
+        config = replace(base, context=lives, token_weights=weights, words_of=words_of)
         memory = train_cell(run, f"context-{number}", config)
         decoder = Decoder.load(run.root / "decoder", depth=memory.config.depth)
         trial = run.trial(decoder, memory.bind(decoder))
@@ -72,7 +76,7 @@ def with_context(decoder: Decoder, store: Datastore, weight: float) -> Datastore
     words = reader.vectors(store.documents, np.asarray(store.positions)).numpy()
     states = np.asarray(store.keys[:], np.float32)
     scale = weight * float(np.sqrt(states.var(0).sum() / words.var(0).sum()))
-    decoder.context = ScaledContext(KNN_LIVES, weights.to(decoder.device), scale)
+    decoder.context = ScaledContext(KNN_LIVES, weights.to(decoder.device), scale=scale)
     keys = np.concatenate([states, scale * words], 1).astype(store.keys.dtype)
     assert np.isfinite(keys).all(), "the keys' dtype must hold them"
     return replace(store, keys=keys)

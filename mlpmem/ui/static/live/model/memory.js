@@ -44,7 +44,7 @@ export class Memory {
     this.arena = arena;
     const lives = config.context ?? [];
     const K = D * (1 + lives.length);
-    this.context = lives.length ? new Context(lives, D, weights.copy("token_weights", [V], new Float32Array(V))) : null;
+    this.context = lives.length ? new Context(lives, D, weights.copy("token_weights", [V], new Float32Array(V)), config.turn) : null;
     /** @type {Door | null} */
     this.door = this.context && { mean: weights.copy("door.mean", [K], arena.take(K)), scale: weights.copy("door.scale", [K], arena.take(K)),
       weight: read("door.linear", D, K), read: arena.take(ROWS * K) };
