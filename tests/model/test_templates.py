@@ -1,7 +1,10 @@
 """Chat templates are rendered as in transformers, within limits on time and memory."""
 
+import os
+import signal
 import threading
 import time
+from pathlib import Path
 
 import pytest
 import tiny
@@ -109,6 +112,19 @@ def test_another_visitors_request_is_answered_in_the_meantime(tiny_model):
     assert time.perf_counter() - begin < 2 + 1  # on a busy machine
     thread.join()
     assert refused
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="it looks for a fork in /proc")
+def test_a_busy_machine_refuses_no_template():
+    words = tokenizer(PLAIN)
+    wanted, pid = templates.render(words, CHAT), confined._WORKER._process.pid
+    (fork,) = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    os.kill(int(fork), signal.SIGSTOP)  # as if other programs had the processor
+    late = templates.SECONDS + confined.GRACE_SECONDS + 0.5
+    waking = threading.Timer(late, os.kill, (int(fork), signal.SIGCONT))
+    waking.start()
+    assert templates.render(words, CHAT) == wanted
+    waking.join()
 
 
 def test_a_killed_process_is_restarted():
