@@ -7,7 +7,7 @@ copy.
 """
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -20,7 +20,8 @@ from mlpmem.api import Model
 from mlpmem.engine.call import Cancel
 from mlpmem.errors import MlpMemError
 from mlpmem.model.memory import Memory, MemoryConfig
-from mlpmem.teaching.rows import Rows, batches, new_rows, old_keys
+from mlpmem.teaching.facts import asking_documents, is_chat
+from mlpmem.teaching.rows import Rows, batches, new_rows, old_chats, old_keys
 from mlpmem.teaching.wordings import Wordings
 
 TRIALS = 3  # steps of each number of threads, before the faster one stays
@@ -33,6 +34,7 @@ class Lesson:
 
     steps: int = 240  # optimizer steps
     seconds: float = 60.0  # of training at most
+    reading: float = 30.0  # seconds of reading old chats at most, in groups
     lr: float = 4e-4
     new: int = 48  # new rows of a step
     old: int = 320  # old rows of a step
@@ -46,7 +48,8 @@ class Lesson:
         for name, value in counts.items():
             if type(value) is not int or value < 1:
                 raise MlpMemError(f"lesson: {name} must be a whole number above 0; got {value!r}")
-        for name, value in {"seconds": self.seconds, "lr": self.lr}.items():
+        for name in ("seconds", "reading", "lr"):
+            value = getattr(self, name)
             if not value > 0:
                 raise MlpMemError(f"lesson: {name} must be above 0; got {value!r}")
         if self.replay < 0 or self.keep < 0:
@@ -57,7 +60,7 @@ class Lesson:
 class Progress:
     """The state after a step; the last one has the taught memory."""
 
-    step: int
+    step: int  # 0 while old chats are read
     steps: int  # in all, as known now
     loss: float  # nats per new token
     drift: float  # nats by which the copy differs from the old memory at old rows
@@ -86,9 +89,30 @@ def teach(
     for text in texts:
         _check(cancel)
         rows.append(new_rows(model, known.of(text)))
-    stopped = None if cancel is None else cancel.is_set
-    old = old_keys(model, lesson.replay, lesson.seed, stopped) if lesson.keep else rows[0].keys[:0]
+    old = (yield from _replayed(model, lesson, cancel)) if lesson.keep else rows[0].keys[:0]
     yield from _train(model.memory, rows, old, lesson, cancel)
+
+
+def reads_chats(model: Model) -> bool:
+    """Return whether old rows are read as chats, which takes some of a lesson's seconds."""
+    return is_chat(model) and asking_documents(model) is not None
+
+
+def _replayed(
+    model: Model, lesson: Lesson, cancel: Cancel | None
+) -> Generator[Progress, None, Tensor]:
+    """Return old keys (R, K); of chats as many as are read in time, with progress meanwhile."""
+    stopped = None if cancel is None else cancel.is_set
+    if not reads_chats(model):
+        return old_keys(model, lesson.replay, lesson.seed, stopped)
+    begin, parts = time.perf_counter(), []
+    for keys in old_chats(model, lesson.seed, stopped):
+        parts.append(keys)
+        left = lesson.reading - (time.perf_counter() - begin)
+        if left <= 0 or sum(map(len, parts)) >= lesson.replay:
+            break
+        yield Progress(0, lesson.steps, 0.0, 0.0, left + lesson.seconds)
+    return torch.cat(parts)[: lesson.replay]
 
 
 def _check(cancel: Cancel | None) -> None:

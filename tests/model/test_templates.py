@@ -15,6 +15,7 @@ from mlpmem.model import confined, templates
 from mlpmem.model.prompts import chat_ids
 from mlpmem.model.tokenizer import turn_ends
 
+LATEST = confined.BUSY * templates.SECONDS + confined.GRACE_SECONDS  # on a busy machine
 CHAT = [
     {"role": "system", "content": "Be brief."},
     {"role": "user", "content": "a\n  b\tü 金 {{ x }} "},
@@ -83,7 +84,7 @@ def test_a_hostile_template_is_refused_in_time_and_the_next_one_is_rendered(kind
     with pytest.raises(MlpMemError, match="chat template cannot be used .*; use Compare"):
         templates.render(tokenizer(HOSTILE[kind]), CHAT)
     assert turn_ends(tokenizer(HOSTILE[kind])) == []
-    assert time.perf_counter() - begin < 2 * templates.SECONDS + 3
+    assert time.perf_counter() - begin < 2 * LATEST
     assert templates.render(tokenizer("{{ messages[0].content }}"), CHAT) == "Be brief."
 
 
@@ -109,7 +110,7 @@ def test_another_visitors_request_is_answered_in_the_meantime(tiny_model):
     time.sleep(0.05)
     assert tiny_model.generate("Peru", "lm", max_new_tokens=1).text is not None
     assert templates.render(other, CHAT)
-    assert time.perf_counter() - begin < 2 + 1  # on a busy machine
+    assert time.perf_counter() - begin < LATEST + 1
     thread.join()
     assert refused
 
