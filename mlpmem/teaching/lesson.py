@@ -56,6 +56,9 @@ class Lesson:
             raise MlpMemError("lesson: replay and keep must not be negative; 0 leaves out old rows")
 
 
+CHATS = {"new": 24, "old": 96}  # rows of a step: a chat model's vocabulary is large
+
+
 @dataclass(frozen=True)
 class Progress:
     """The state after a step; the last one has the taught memory."""
@@ -78,7 +81,7 @@ def teach(
 
     The model and its memory do not change. MlpMemError if cancel.is_set() before the end.
     """
-    lesson = lesson or Lesson()
+    lesson = lesson or lesson_for(model)
     if model.memory is None:
         raise MlpMemError("this model has no memory to teach; load one with memory=...")
     texts = [sentence.strip() for sentence in sentences if sentence.strip()]
@@ -91,6 +94,13 @@ def teach(
         rows.append(new_rows(model, known.of(text)))
     old = (yield from _replayed(model, lesson, cancel)) if lesson.keep else rows[0].keys[:0]
     yield from _train(model.memory, rows, old, lesson, cancel)
+
+
+def lesson_for(
+    model: Model, seconds: float = Lesson.seconds, reading: float = Lesson.reading
+) -> Lesson:
+    """Return the lesson that suits a model, within seconds of training and of reading chats."""
+    return Lesson(seconds=seconds, reading=reading, **CHATS if reads_chats(model) else {})
 
 
 def reads_chats(model: Model) -> bool:
