@@ -56,7 +56,7 @@ class Lesson:
             raise MlpMemError("lesson: replay and keep must not be negative; 0 leaves out old rows")
 
 
-CHATS = {"new": 24, "old": 96}  # rows of a step: a chat model's vocabulary is large
+CHATS = {"steps": 80, "lr": 3e-4, "new": 24, "old": 96}  # learned soon; a chat model has many words
 
 
 @dataclass(frozen=True)
@@ -156,7 +156,7 @@ def _train(
         if step >= TIMED:
             fitting = int((lesson.seconds - (time.perf_counter() - begin)) / pace.seconds)
             steps = step + max(0, min(lesson.steps - step, fitting))
-        done = copy.requires_grad_(False).eval() if step == steps else None
+        done = finished(copy, memory) if step == steps else None
         yield Progress(step, steps, loss, drift, pace.seconds * (steps - step), done)
 
 
@@ -209,6 +209,11 @@ def trainable(memory: Memory) -> Memory:
         copy.lm_head.weight = torch.nn.Parameter(head, requires_grad=False)
     copy.load_state_dict(state, strict=not tied)
     return copy.train()
+
+
+def finished(copy: Memory, memory: Memory) -> Memory:
+    """Return a trained copy in the memory's dtype, which is that of the decoder's head too."""
+    return copy.requires_grad_(False).eval().to(memory.dtype)
 
 
 def _set_rate(optimizer: torch.optim.Optimizer, lr: float, step: int, steps: int) -> None:
