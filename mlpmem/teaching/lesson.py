@@ -56,7 +56,7 @@ class Lesson:
             raise MlpMemError("lesson: replay and keep must not be negative; 0 leaves out old rows")
 
 
-CHATS = {"steps": 80, "lr": 3e-4, "new": 24, "old": 96}  # learned soon; a chat model has many words
+CHATS = {"steps": 80, "lr": 3e-4, "new": 24, "old": 96}  # rows of a step: it has many words
 
 
 @dataclass(frozen=True)
