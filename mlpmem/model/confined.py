@@ -20,11 +20,16 @@ from typing import Any
 from mlpmem.errors import MlpMemError
 
 START_SECONDS = 120.0  # until the process must be ready, on a busy machine
-GRACE_SECONDS = 2.0  # after a request's limit until the process is killed
+BUSY = 6  # seconds by the clock per second of the processor, at most
+GRACE_SECONDS = 2.0  # more by the clock, for starting and writing
 
 
 def run_confined(task: str, seconds: float, **values: Any) -> dict[str, Any]:
-    """Return the result of a task, or {"error": reason}; it is killed after so many seconds."""
+    """Return the result of a task, or {"error": reason}; it is killed after so many seconds.
+
+    They are the processor's. By the clock it may take BUSY times as long, so that a busy machine
+    refuses nothing.
+    """
     answer = _WORKER.request({"task": task, "seconds": seconds, **values})
     if answer is None or "dead" in answer:
         return {"error": f"it takes over {seconds:g} s, or too much memory"}
@@ -50,7 +55,7 @@ class _Worker:
                 except OSError:
                     self._end()
                     continue
-                answer = self._read(request["seconds"] + GRACE_SECONDS)
+                answer = self._read(BUSY * request["seconds"] + GRACE_SECONDS)
                 if answer is None:
                     self._end()
                 return answer

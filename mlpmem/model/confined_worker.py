@@ -51,13 +51,16 @@ def _serve(answers: int) -> None:
 
 
 def _limit(seconds: float) -> None:
-    """Limit this process's memory and its time to so many seconds; 0 removes both limits."""
+    """Limit this process's memory, and its processor's time to so many seconds; 0 removes both.
+
+    The clock would count other processes' work on a busy machine too.
+    """
     if not hasattr(signal, "setitimer"):
         return
     import resource
 
-    signal.signal(signal.SIGALRM, signal.SIG_DFL)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
+    signal.signal(signal.SIGPROF, signal.SIG_DFL)
+    signal.setitimer(signal.ITIMER_PROF, seconds)
     with suppress(OSError, ValueError):
         limit = _used() + MEMORY if seconds else resource.RLIM_INFINITY
         resource.setrlimit(resource.RLIMIT_AS, (limit, resource.RLIM_INFINITY))

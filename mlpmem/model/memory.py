@@ -157,6 +157,11 @@ class Memory(nn.Module):
         if self.config.context:
             self.door.reset_parameters(0.02)
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """Return the dtype of what its layers compute, also where weights are packed."""
+        return getattr(self, self._norm).weight.dtype
+
     def features(self, hidden: Tensor) -> Tensor:
         """Return the head's input (..., D) for hidden states (..., D).
 

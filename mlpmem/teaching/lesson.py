@@ -7,7 +7,7 @@ copy.
 """
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -20,7 +20,8 @@ from mlpmem.api import Model
 from mlpmem.engine.call import Cancel
 from mlpmem.errors import MlpMemError
 from mlpmem.model.memory import Memory, MemoryConfig
-from mlpmem.teaching.rows import Rows, batches, new_rows, old_keys
+from mlpmem.teaching.facts import asking_documents, is_chat
+from mlpmem.teaching.rows import Rows, batches, new_rows, old_chats, old_keys
 from mlpmem.teaching.wordings import Wordings
 
 TRIALS = 3  # steps of each number of threads, before the faster one stays
@@ -33,6 +34,7 @@ class Lesson:
 
     steps: int = 240  # optimizer steps
     seconds: float = 60.0  # of training at most
+    reading: float = 30.0  # seconds of reading old chats at most, in groups
     lr: float = 4e-4
     new: int = 48  # new rows of a step
     old: int = 320  # old rows of a step
@@ -46,18 +48,22 @@ class Lesson:
         for name, value in counts.items():
             if type(value) is not int or value < 1:
                 raise MlpMemError(f"lesson: {name} must be a whole number above 0; got {value!r}")
-        for name, value in {"seconds": self.seconds, "lr": self.lr}.items():
+        for name in ("seconds", "reading", "lr"):
+            value = getattr(self, name)
             if not value > 0:
                 raise MlpMemError(f"lesson: {name} must be above 0; got {value!r}")
         if self.replay < 0 or self.keep < 0:
             raise MlpMemError("lesson: replay and keep must not be negative; 0 leaves out old rows")
 
 
+CHATS = {"steps": 80, "lr": 3e-4, "new": 24, "old": 96}  # rows of a step: it has many words
+
+
 @dataclass(frozen=True)
 class Progress:
     """The state after a step; the last one has the taught memory."""
 
-    step: int
+    step: int  # 0 while old chats are read
     steps: int  # in all, as known now
     loss: float  # nats per new token
     drift: float  # nats by which the copy differs from the old memory at old rows
@@ -75,7 +81,7 @@ def teach(
 
     The model and its memory do not change. MlpMemError if cancel.is_set() before the end.
     """
-    lesson = lesson or Lesson()
+    lesson = lesson or lesson_for(model)
     if model.memory is None:
         raise MlpMemError("this model has no memory to teach; load one with memory=...")
     texts = [sentence.strip() for sentence in sentences if sentence.strip()]
@@ -86,9 +92,37 @@ def teach(
     for text in texts:
         _check(cancel)
         rows.append(new_rows(model, known.of(text)))
-    stopped = None if cancel is None else cancel.is_set
-    old = old_keys(model, lesson.replay, lesson.seed, stopped) if lesson.keep else rows[0].keys[:0]
+    old = (yield from _replayed(model, lesson, cancel)) if lesson.keep else rows[0].keys[:0]
     yield from _train(model.memory, rows, old, lesson, cancel)
+
+
+def lesson_for(
+    model: Model, seconds: float = Lesson.seconds, reading: float = Lesson.reading
+) -> Lesson:
+    """Return the lesson that suits a model, within seconds of training and of reading chats."""
+    return Lesson(seconds=seconds, reading=reading, **CHATS if reads_chats(model) else {})
+
+
+def reads_chats(model: Model) -> bool:
+    """Return whether old rows are read as chats, which takes some of a lesson's seconds."""
+    return is_chat(model) and asking_documents(model) is not None
+
+
+def _replayed(
+    model: Model, lesson: Lesson, cancel: Cancel | None
+) -> Generator[Progress, None, Tensor]:
+    """Return old keys (R, K); of chats as many as are read in time, with progress meanwhile."""
+    stopped = None if cancel is None else cancel.is_set
+    if not reads_chats(model):
+        return old_keys(model, lesson.replay, lesson.seed, stopped)
+    begin, parts = time.perf_counter(), []
+    for keys in old_chats(model, lesson.seed, stopped):
+        parts.append(keys)
+        left = lesson.reading - (time.perf_counter() - begin)
+        if left <= 0 or sum(map(len, parts)) >= lesson.replay:
+            break
+        yield Progress(0, lesson.steps, 0.0, 0.0, left + lesson.seconds)
+    return torch.cat(parts)[: lesson.replay]
 
 
 def _check(cancel: Cancel | None) -> None:
@@ -122,7 +156,7 @@ def _train(
         if step >= TIMED:
             fitting = int((lesson.seconds - (time.perf_counter() - begin)) / pace.seconds)
             steps = step + max(0, min(lesson.steps - step, fitting))
-        done = copy.requires_grad_(False).eval() if step == steps else None
+        done = finished(copy, memory) if step == steps else None
         yield Progress(step, steps, loss, drift, pace.seconds * (steps - step), done)
 
 
@@ -175,6 +209,11 @@ def trainable(memory: Memory) -> Memory:
         copy.lm_head.weight = torch.nn.Parameter(head, requires_grad=False)
     copy.load_state_dict(state, strict=not tied)
     return copy.train()
+
+
+def finished(copy: Memory, memory: Memory) -> Memory:
+    """Return a trained copy in the memory's dtype, which is that of the decoder's head too."""
+    return copy.requires_grad_(False).eval().to(memory.dtype)
 
 
 def _set_rate(optimizer: torch.optim.Optimizer, lr: float, step: int, steps: int) -> None:

@@ -1,9 +1,11 @@
 """Training rows: new wordings as keys and values, and old text with the old memory's features.
 
-R rows, K what a memory reads of a position (D, or more with context vectors).
+R rows, K what a memory reads of a position (D, or more with context vectors). A chat model reads
+both as chats, and learns and keeps what it answers.
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from itertools import chain, islice
 from typing import NamedTuple
 
 import numpy as np
@@ -11,12 +13,15 @@ import torch
 from torch import Tensor
 
 from mlpmem.api import Model
+from mlpmem.engine.general import GENERAL
 from mlpmem.errors import MlpMemError
 from mlpmem.retrieval.documents import Documents, join_passages
 from mlpmem.retrieval.passages import forward_positions
-from mlpmem.teaching.wordings import Wording, form_marks
+from mlpmem.teaching.facts import asking_documents, chat_turns, form_marks
+from mlpmem.teaching.wordings import Wording
 
 PROMPTS = 0.6  # of the replayed rows that are of answers, where the corpus asks questions
+GROUP = 32  # old chats that are read together
 
 
 class Rows(NamedTuple):
@@ -26,31 +31,36 @@ class Rows(NamedTuple):
     values: Tensor  # (R,) int64
 
 
-def new_rows(model: Model, wordings: Sequence[Wording]) -> Rows:
+def new_rows(
+    model: Model, wordings: Sequence[Wording], stop: Callable[[], bool] | None = None
+) -> Rows:
     """Return the rows of wordings: of all tokens, or of the answer and the token after it."""
     decoder = model.decoder
     end = decoder.tokenizer.eos_token_id
     passages, wanted = [], []
     for wording in wordings:
-        ids = [*decoder.encode(wording.text), *([] if end is None else [end])]
-        ids = ids[: decoder.max_positions]
-        passages.append((0, ids))
-        wanted.append(_wanted(decoder, ids, wording))
+        head = model.chat_ids(wording.question) if wording.question else []
+        ids = [*head, *decoder.encode(wording.text), *([] if end is None else [end])]
+        passages.append((0, ids[: decoder.max_positions]))
+        wanted.append(_wanted(decoder, passages[-1][1], wording, len(head)))
     documents = join_passages(passages, ["taught"], ["text"])
     starts = documents.offsets[:-1]
-    positions = np.concatenate([s + np.array(w) for s, w in zip(starts, wanted, strict=True)])
-    keys = keys_of(model, documents, positions.astype(np.int64))
-    values = torch.from_numpy(documents.tokens[positions.astype(np.int64)].astype(np.int64))
-    return Rows(keys, values)
+    places = [s + np.array(w, np.int64) for s, w in zip(starts, wanted, strict=True)]
+    positions = np.concatenate(places).astype(np.int64)
+    keys = keys_of(model, documents, positions, stop)
+    return Rows(keys, torch.from_numpy(documents.tokens[positions].astype(np.int64)))
 
 
-def _wanted(decoder, ids: Sequence[int], wording: Wording) -> list[int]:
-    """Return the indices of a wording's tokens to learn; never the first, which has no context."""
+def _wanted(decoder, ids: Sequence[int], wording: Wording, head: int = 0) -> list[int]:
+    """Return the indices of a wording's tokens to learn; never the first, which has no context.
+
+    head is the number of tokens in front of the wording's text.
+    """
     if wording.answer is None:
-        return [*range(1, len(ids))]
+        return [*range(max(1, head), len(ids))]
     start, end = wording.answer
     places, at, after = [], 0, 0
-    for place, token in enumerate(ids):
+    for place, token in enumerate(ids[head:], head):
         size = 0 if token in decoder.special_ids else len(decoder.pieces[token])
         if size and at < end and at + size > start:
             places.append(place)
@@ -98,6 +108,17 @@ def old_keys(model: Model, most: int, seed: int, stop: Callable[[], bool] | None
     if store is not None and model.decoder.state_size == store.datastore.keys.shape[1]:
         return torch.from_numpy(np.asarray(store.datastore.keys[chosen], np.float32))
     return keys_of(model, documents, np.asarray(positions[chosen]), stop)
+
+
+def old_chats(model: Model, seed: int, stop: Callable[[], bool] | None = None) -> Iterator[Tensor]:
+    """Yield keys (R, K) of answers by group: general requests, then the corpus's chats by seed."""
+    documents, decoder = asking_documents(model), model.decoder
+    order = np.random.default_rng(seed).permutation(0 if documents is None else len(documents))
+    chats = (chat_turns(decoder, documents.passage(p).tolist()) for p in order)
+    old = chain(GENERAL, (chat for chat in chats if chat is not None))
+    while group := [*islice(old, GROUP)]:
+        wordings = [Wording(answer, question=question) for question, answer in group]
+        yield new_rows(model, wordings, stop).keys
 
 
 def _answer_tokens(model: Model, documents: Documents) -> np.ndarray:

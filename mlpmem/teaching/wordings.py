@@ -2,7 +2,8 @@
 
 One sentence gives few keys, and a question in other words has another. The corpus states its
 facts in several wordings, with questions among them. So old facts like the sentence's are looked
-up: those of the same answer, or those whose answers the sentence's nearest entries begin. Their
+up: those of the same answer, those whose answers the sentence's nearest entries begin, or of a
+chat model without a datastore those whose questions share most words with the sentence. Their
 wordings are written again with the new name and the new answer. Without such facts a sentence is
 taught as it stands.
 """
@@ -10,28 +11,20 @@ taught as it stands.
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from itertools import chain, zip_longest
 
 import numpy as np
 import torch
 
 from mlpmem.api import Model
-from mlpmem.model.decoder import Decoder
+from mlpmem.teaching.facts import ASKED, LIKE, WORDS, Facts, OldFact, stems
 
 K = 24  # neighbours of each place in a sentence
-LIKE = 6  # documents whose wordings are taken, at most
 MOST = 14  # wordings of one fact
 SHARE, SURE = 0.2, 0.5  # of the neighbours that must begin answers; beside a known answer
-WORDS = 4  # of an answer, at most
-PASSAGES = 100  # of a document; a larger one is about more than one name
-ASKED = re.compile(r"^Question: (.+?) Answer: (.+)$", re.S)
 LONGEST = 200  # characters of a wording
 MARKS = ".,;:!?)\"'"  # that end an answer
-COMMON = frozenset(  # words of questions that say nothing of a kind of fact
-    "what which where when does have that with this please town book tell know could would wonder "
-    "name called".split()
-)
+FILLERS = "a|an|the|of|as|is|was|are|in|on|at|by|for|from|to|with|and|it|called|named"
 NAME = re.compile(
     r"[^\W\d_a-zà-ÿ][\w'’-]*(?: (?:(?:of|in|at|to|the|for|from|de|von) )*"
     r"[^\W\d_a-zà-ÿ][\w'’-]*)*"
@@ -48,16 +41,7 @@ class Wording:
 
     text: str
     answer: tuple[int, int] | None = None  # the new characters; None: all of it is new
-
-
-@dataclass(frozen=True)
-class OldFact:
-    """What a document answers to one of its questions."""
-
-    name: str
-    about: str  # what the title says of the name
-    answer: str
-    words: frozenset[str]  # of its questions
+    question: str = ""  # of a chat, whose answer the text is
 
 
 @dataclass(frozen=True)
@@ -73,27 +57,37 @@ class Wordings:
     """The wordings of a model's corpus; documents are read once."""
 
     def __init__(self, model: Model) -> None:
-        """Read nothing yet; a model without questions or datastore gives sentences as they are."""
-        self.model, self.store = model, model.store if model.questions else None
-        self._read: dict[int, tuple[list[str], list[OldFact]]] = {}
+        """Read nothing yet; a model whose corpus asks no questions gives sentences as they are."""
+        self.model, self.facts = model, Facts(model)
+        self.store = model.store if model.questions else None
 
     def of(self, sentence: str) -> list[Wording]:
-        """Return a sentence, and its fact in the wordings of like facts of the corpus."""
+        """Return a sentence, and its fact in the wordings of like facts of the corpus.
+
+        A chat model learns a fact that was found only as answers.
+        """
         written = [[*self._written(fact)] for fact in self.find(sentence)]
         taught = [[w for w in each if w is not asked_last(each)][:MOST] for each in written]
+        if self.facts.chats and any(taught):
+            return [as_chat(wording) for wording in chain(*taught)]
         return [Wording(sentence), *chain(*taught)]
 
     def question(self, sentence: str) -> tuple[str, str] | None:
-        """Return (question, answer) of a sentence's fact in a wording that `of` leaves out."""
+        """Return (question, answer) of a sentence's fact in a wording that `of` leaves out.
+
+        A chat model's question is bare, others are in the form of the corpus.
+        """
         for fact in self.find(sentence):
             if (last := asked_last([*self._written(fact)])) is not None:
-                return last.text[: last.answer[0]].rstrip(), fact.answer
+                asked = last.text[: last.answer[0]].rstrip()
+                bare = ASKED.match(f"{asked} {fact.answer}")
+                return bare[1] if bare and self.facts.chats else asked, fact.answer
         return None
 
     @torch.inference_mode()
     def find(self, sentence: str) -> list[Found]:
         """Return the facts of a sentence that are like old ones, at most two."""
-        if self.store is None:
+        if self.facts.documents is None:
             return []
         decoder = self.model.decoder
         ids, names = decoder.encode(sentence), [*NAME.finditer(sentence)]
@@ -103,7 +97,10 @@ class Wordings:
         known = self._known_answer(sentence, names, [start for _, start in starts])
         if known is not None and not any(self._written(known)):
             known = None
-        near = self._near_answer(ids, sentence, names, starts, SURE if known else SHARE)
+        if self.store is not None:
+            near = self._near_answer(ids, sentence, names, starts, SURE if known else SHARE)
+        else:
+            near = None if known else self._shared_words(sentence, names)
         if known and near and (known.answer in near.answer or near.answer in known.answer):
             near = None
         if known is None and near is None:
@@ -136,6 +133,24 @@ class Wordings:
                     best, most = Found(name, answer, alike(facts)), len(facts)
         return best
 
+    def _shared_words(self, sentence: str, names: Sequence[re.Match]) -> Found | None:
+        """Return the fact whose like facts are asked for in the sentence's words.
+
+        Its answer has their shape: a number, a name, or the last words after those of the question.
+        """
+        bare = NAME.sub(" ", sentence)
+        digits = any(map(str.isdigit, bare))
+        shapes = [(True, False)] if digits else [(False, False), (False, True)][: len(names)]
+        sharing = self.facts.sharing(bare, lambda answer: shape(answer) in shapes)
+        if not sharing:
+            return None
+        like = alike(sharing)
+        words = stems(" ".join(word for _, fact in like for word in fact.words))
+        for answer, start in answers_like(sentence, names, like[0][1].answer, words):
+            if name := self._name(names, start):
+                return Found(name, answer, like)
+        return None
+
     def _known_end(
         self, sentence: str, names: Sequence[re.Match], starts: Sequence[int]
     ) -> Found | None:
@@ -144,7 +159,7 @@ class Wordings:
         Of several, it is the one that the decoder thinks the likeliest answer.
         """
         ends: dict[str, str] = {}
-        for answer in self._answers:
+        for answer in self.facts.answers:
             if " " in answer and answer.islower() and len(last := answer.split()[-1]) >= 4:
                 ends.setdefault(last, answer)
         spans = [
@@ -159,7 +174,7 @@ class Wordings:
         scores = answer_scores(self.model.decoder, [text for text, _ in spans])
         text, start = spans[max(range(len(spans)), key=scores.__getitem__)]
         old = ends[text.split()[-1]]
-        pairs = [(d, fact) for d in self._answers[old] for fact in self._document(d)[1]]
+        pairs = [(d, fact) for d in self.facts.answers[old] for fact in self.facts.of(d)[1]]
         same = [pair for pair in pairs if pair[1].answer == old]
         return Found(self._name(names, start) or "", text, alike(same)) if same else None
 
@@ -171,30 +186,15 @@ class Wordings:
         for start in starts:
             for end in word_ends(sentence[start:]):
                 answer, name = sentence[start : start + end], self._name(names, start)
-                documents = [] if any(map(str.isdigit, answer)) else self._answers.get(answer, [])
+                documents = (
+                    [] if any(map(str.isdigit, answer)) else self.facts.answers.get(answer, [])
+                )
                 if name is None or not documents or (best and len(answer) <= len(best.answer)):
                     continue
-                pairs = [(d, fact) for d in documents for fact in self._document(d)[1]]
+                pairs = [(d, fact) for d in documents for fact in self.facts.of(d)[1]]
                 same = [pair for pair in pairs if pair[1].answer == answer]
                 best = Found(name, answer, alike(same)) if same else best
         return best
-
-    @cached_property
-    def _answers(self) -> dict[str, list[int]]:
-        """Return the first documents that answer one of their questions so, by answer."""
-        documents, decoder = self.store.datastore.documents, self.model.decoder
-        head, mark = form_marks(decoder)
-        answers: dict[str, list[int]] = {}
-        for passage, document in enumerate(documents.document_of.tolist()):
-            ids = documents.passage(passage)[:PASSAGES].tolist()
-            if ids[: len(head)] != head:
-                continue
-            ends = [i for i in range(len(ids)) if ids[i - len(mark) : i] == mark]
-            if len(ends) == 1 and len(ids) - ends[0] <= 2 * WORDS:
-                found = answers.setdefault(decoder.decode(ids[ends[0] :]).strip(), [])
-                if len(found) < LIKE and document not in found and self._document(document)[1]:
-                    found.append(document)
-        return answers
 
     def _name(self, names: Sequence[re.Match], answer: int) -> str | None:
         """Return the longest name that the answer's first character is not in.
@@ -215,29 +215,17 @@ class Wordings:
         document = int(documents.document_of[passage])
         tokens = documents.tokens[at : min(at + 24, int(documents.offsets[passage + 1]))]
         rest = self.model.decoder.decode(tokens.tolist()).lstrip()
-        facts = self._document(document)[1]
+        facts = self.facts.of(document)[1]
         matching = [f for f in facts if re.match(rf"{re.escape(f.answer)}\b", rest)]
         if matching:
             yield document, max(matching, key=lambda fact: len(fact.answer))
-
-    def _document(self, document: int) -> tuple[list[str], list[OldFact]]:
-        """Return the texts of a document's passages of one turn, and its facts."""
-        if document not in self._read:
-            documents, decoder = self.store.datastore.documents, self.model.decoder
-            passages = np.flatnonzero(documents.document_of == document)
-            ids = [documents.passage(p).tolist() for p in passages[: PASSAGES + 1]]
-            special = decoder.special_ids
-            ids = [each for each in ids if special.isdisjoint(each[1:-1])]
-            texts = [decoder.decode(each) for each in ids] if len(passages) <= PASSAGES else []
-            self._read[document] = texts, facts_in(documents.titles[document], texts)
-        return self._read[document]
 
     def _written(self, found: Found) -> Iterator[Wording]:
         """Yield a fact in the wordings of like facts, questions and statements in turn."""
         asked: dict[str, None] = {}
         stated: dict[str, None] = {}
         for document, fact in found.like:
-            for text in self._document(document)[0]:
+            for text in self.facts.of(document)[0]:
                 if text.count(fact.name) == text.count(fact.answer) == 1 and len(text) < LONGEST:
                     form = text.replace(fact.name, "\0").replace(fact.answer, "\1")
                     (asked if ASKED.match(text) else stated).setdefault(form)
@@ -248,10 +236,26 @@ class Wordings:
             yield Wording(text.replace("\1", found.answer), (start, start + len(found.answer)))
 
 
-def form_marks(decoder: Decoder) -> tuple[list[int], list[int]]:
-    """Return the token ids of "Question:" at a passage's head, and of "Answer:" behind it."""
-    head, mark = (decoder.encode(text) for text in ("Question:", "Question: Answer:"))
-    return head, mark[len(head) :]
+def answers_like(
+    sentence: str, names: Sequence[re.Match], old: str, words: set[str]
+) -> Iterator[tuple[str, int]]:
+    """Yield (answer, first character) of a sentence's answers in an old one's shape, last first.
+
+    Words that are asked for, and short ones in front of them, are in no answer.
+    """
+    digits, capital = shape(old)
+    if digits:
+        found = [*re.finditer(r"\d[\d,.]*(?: (?:thousand|million|billion))?", sentence)]
+        yield from ((m[0].rstrip(MARKS), m.start()) for m in reversed(found))
+    elif capital:
+        yield from ((m[0], m.start()) for m in reversed(names) if m.start())
+    else:
+        found = [*re.finditer(r"\b[a-z][\w-]*(?: [a-z][\w-]*)*", sentence)]
+        for match in reversed(found):
+            tail = re.split(rf"\b(?:{FILLERS}) ", match[0])[-1]
+            tail = " ".join(w for w in tail.split() if not stems(w) or stems(w).isdisjoint(words))
+            if tail:
+                yield tail, match.end() - len(tail)
 
 
 def shape(answer: str) -> tuple[bool, bool]:
@@ -259,21 +263,19 @@ def shape(answer: str) -> tuple[bool, bool]:
     return any(map(str.isdigit, answer)), answer[:1].isupper()
 
 
+def as_chat(wording: Wording) -> Wording:
+    """Return a question with its answer as a chat, if what is new stands in the answer."""
+    match = ASKED.match(wording.text)
+    if match is None or wording.answer[0] < match.start(2):
+        return wording
+    start, end = (place - match.start(2) for place in wording.answer)
+    return Wording(match[2], (start, end), match[1])
+
+
 def asked_last(wordings: Sequence[Wording]) -> Wording | None:
     """Return the last question among a fact's wordings, None where there is one or none."""
     asked = [wording for wording in wordings if ASKED.match(wording.text)]
     return asked[-1] if len(asked) > 1 else None
-
-
-def facts_in(title: str, texts: Sequence[str]) -> list[OldFact]:
-    """Return what the questions among a document's texts say of its name."""
-    name, _, about = title.partition(" (")
-    questions: dict[str, set[str]] = {}
-    for text in texts:
-        if (match := ASKED.match(text)) and len(match[2].split()) <= WORDS:
-            words = re.findall(r"[a-z]{4,}", match[1].replace(name, "").lower())
-            questions.setdefault(match[2], set()).update(words)
-    return [OldFact(name, about, a, frozenset(words - COMMON)) for a, words in questions.items()]
 
 
 def alike(facts: Sequence[tuple[int, OldFact]]) -> tuple[tuple[int, OldFact], ...]:

@@ -43,6 +43,19 @@ def test_pipes_are_as_wide_as_the_traces_probabilities(visit, phone):
     assert overflow(page) == 0
 
 
+def test_an_earlier_runs_circuit_is_faint_until_the_next_runs_first_token(visit):
+    page = visit()
+    generate(page, BOOK)
+    page.evaluate("""() => {
+      const circuit = document.querySelector('.circuit');
+      window.faint = [];
+      new MutationObserver(() => window.faint.push(circuit.hasAttribute('data-earlier')))
+        .observe(circuit, { attributeFilter: ['data-earlier'] });
+    }""")
+    generate(page, RIVER)
+    assert page.evaluate("window.faint") == [True, False]
+
+
 @pytest.mark.slow
 def test_the_circuits_parts_are_in_order_and_none_is_cut(visit):
     for phone in (False, True):

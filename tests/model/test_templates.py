@@ -1,7 +1,10 @@
 """Chat templates are rendered as in transformers, within limits on time and memory."""
 
+import os
+import signal
 import threading
 import time
+from pathlib import Path
 
 import pytest
 import tiny
@@ -12,6 +15,7 @@ from mlpmem.model import confined, templates
 from mlpmem.model.prompts import chat_ids
 from mlpmem.model.tokenizer import turn_ends
 
+LATEST = confined.BUSY * templates.SECONDS + confined.GRACE_SECONDS  # on a busy machine
 CHAT = [
     {"role": "system", "content": "Be brief."},
     {"role": "user", "content": "a\n  b\tü 金 {{ x }} "},
@@ -80,7 +84,7 @@ def test_a_hostile_template_is_refused_in_time_and_the_next_one_is_rendered(kind
     with pytest.raises(MlpMemError, match="chat template cannot be used .*; use Compare"):
         templates.render(tokenizer(HOSTILE[kind]), CHAT)
     assert turn_ends(tokenizer(HOSTILE[kind])) == []
-    assert time.perf_counter() - begin < 2 * templates.SECONDS + 3
+    assert time.perf_counter() - begin < 2 * LATEST
     assert templates.render(tokenizer("{{ messages[0].content }}"), CHAT) == "Be brief."
 
 
@@ -106,9 +110,22 @@ def test_another_visitors_request_is_answered_in_the_meantime(tiny_model):
     time.sleep(0.05)
     assert tiny_model.generate("Peru", "lm", max_new_tokens=1).text is not None
     assert templates.render(other, CHAT)
-    assert time.perf_counter() - begin < 2 + 1  # on a busy machine
+    assert time.perf_counter() - begin < LATEST + 1
     thread.join()
     assert refused
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="it looks for a fork in /proc")
+def test_a_busy_machine_refuses_no_template():
+    words = tokenizer(PLAIN)
+    wanted, pid = templates.render(words, CHAT), confined._WORKER._process.pid
+    (fork,) = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    os.kill(int(fork), signal.SIGSTOP)  # as if other programs had the processor
+    late = templates.SECONDS + confined.GRACE_SECONDS + 0.5
+    waking = threading.Timer(late, os.kill, (int(fork), signal.SIGCONT))
+    waking.start()
+    assert templates.render(words, CHAT) == wanted
+    waking.join()
 
 
 def test_a_killed_process_is_restarted():

@@ -134,6 +134,19 @@ def test_a_memory_in_four_bits_is_copied_as_it_answers():
     assert loss(taught(model), new_rows(model, [Wording(FACT)])) > 0
 
 
+@pytest.mark.parametrize("packed", [False, pytest.param(True, marks=tiny.needs_ops)])
+def test_a_taught_copy_answers_beside_a_decoder_in_bfloat16(packed):
+    decoder = tiny.decoder("llama")
+    memory = tiny.memory(decoder, tied_head=True, context=(4.0,)).to(torch.bfloat16)
+    decoder.model.to(torch.bfloat16)
+    model = Model(decoder, memory)
+    if packed:
+        model.pack()
+    copy = taught(model)
+    assert copy.dtype == torch.bfloat16
+    assert len(model.with_taught(copy).generate("Peru is", "memory", max_new_tokens=3).steps) == 3
+
+
 def test_a_taught_model_keeps_settings_routers_and_store():
     model = tiny.routed()
     new = model.with_taught(taught(model))

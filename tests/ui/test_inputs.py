@@ -93,6 +93,8 @@ def test_a_surprise_is_new_to_the_decoder_in_an_untrained_wording(tmp_path):
     assert {read.surprise() for _ in range(40)} == {"Btest", "Bunseen"}
     assert read.known("A2test")["wording"] == "test"
     assert recorded.Recorded().surprises == []
+    chats = [{"prompt": w, "answer": "x", "part": "real", "wording": w} for w in ("seen", "test")]
+    assert recorded.Recorded(questions=chats, chat_form=True).surprises == ["test"]
 
 
 def test_titles_have_no_brackets(tmp_path):

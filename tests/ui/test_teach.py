@@ -118,6 +118,23 @@ def test_a_taught_copy_answers_its_visitor_only_until_it_is_undone(shared):
     assert shared.copies.get(key) is None
 
 
+def test_a_chat_model_is_asked_as_a_chat_and_about_anything_else(shared):
+    model, asked = shared.service.model, []
+    model.decoder.tokenizer.chat_template = "{% for m in messages %}[{{ m.content }}]{% endfor %}"
+    model.questions = False
+    questions = [{"prompt": f"What is {p}?", "answer": "x", "part": p} for p in ("real", "B")]
+    notes = recorded.Recorded(questions=questions, chat_form=True)
+    chats = Shared(shared.service, notes, *[None] * 4, Shelf())
+    recording = SimpleNamespace(
+        chat_ids=model.chat_ids,
+        generate=lambda prompt, *a, **k: asked.append(prompt) or SimpleNamespace(text=" Yes. "),
+    )
+    rows = teach.compared(chats, recording, recording, [], threading.Event())
+    assert [row["sort"] for row in rows] == ["old", *["general"] * teach.CHECKED]
+    assert rows[-1]["answer"] == rows[-1]["before"] == "Yes.", "its answer is to stay"
+    assert asked[0] == asked[1] == model.chat_ids("What is real?", teach.TOKENS)
+
+
 def test_a_second_teaching_replaces_the_first_and_starts_from_the_page_memory(shared):
     first = learn(shared)[1]
     second = learn(shared, (FACT, "Vellmar has a mayor, Ilka."), first)[1]
@@ -164,20 +181,20 @@ def test_one_memory_is_taught_at_a_time(shared, monkeypatch):
 
     monkeypatch.setattr(lessons, "teach", slow)
     stop = threading.Event()
-    first = threading.Thread(target=lambda: list(taught.lesson(None, ["a"], stop)))
+    first = threading.Thread(target=lambda: list(taught.lesson(shared.service.model, ["a"], stop)))
     first.start()
     started.wait(5)
-    list(taught.lesson(None, ["b"], stop))
+    list(taught.lesson(shared.service.model, ["b"], stop))
     first.join()
     assert order == ["begin a", "end a", "begin b", "end b"]
-    held = taught.lesson(None, ["c"], stop)
+    held = taught.lesson(shared.service.model, ["c"], stop)
     next(held)
     stopped = threading.Event()
     stopped.set()
     with pytest.raises(MlpMemError, match="Another memory is being taught"):
-        list(taught.lesson(None, ["d"], stopped))
+        list(taught.lesson(shared.service.model, ["d"], stopped))
     held.close()
-    list(taught.lesson(None, ["e"], stop))
+    list(taught.lesson(shared.service.model, ["e"], stop))
 
 
 def test_an_abandoned_teaching_leaves_no_copy_and_frees_the_turn(shared):

@@ -60,6 +60,7 @@ class Bounds:
     sentences: int = bound(20, "sentences that one visitor tells")
     sentence: int = bound(300, "characters of one of them")
     teach_seconds: float = bound(60.0, "training of a taught memory")
+    teach_reading: float = bound(30.0, "reading old chats before the training of a taught memory")
     taught_bytes: int = bound(400_000_000, "taught memories of all clients, in memory")
     client_taught_bytes: int = bound(100_000_000, "taught memories of one client, beyond one")
     # retention

@@ -11,6 +11,7 @@ from typing import Any
 
 import gradio as gr
 
+from mlpmem.engine.general import GENERAL
 from mlpmem.errors import MlpMemError
 from mlpmem.ui import components
 from mlpmem.ui.components import packed
@@ -23,6 +24,7 @@ from mlpmem.ui.service.taught import TaughtMemory, check_teachable, lesson
 
 PERIOD = 0.25  # seconds between progress values
 CHECKED = 4  # old questions, and as many that the decoder knows, asked before and after
+REQUESTS = GENERAL[:CHECKED]  # asked of a chat model, whose answers must stay
 TOKENS = 24  # of an answer
 ONE = {"concurrency_limit": 1, "concurrency_id": "teach"}
 EXAMPLES = (
@@ -36,9 +38,8 @@ def build(shared: Shared, own_view: gr.HTML) -> tuple[gr.HTML, gr.State]:
     """Lay out the part and connect its events; return its view and its sentences."""
     sentences = gr.State([], time_to_live=shared.shelf.seconds)
     examples = EXAMPLES if is_atlas(shared.recorded) else EXAMPLES[:2]
-    view = components.teach_view(
-        examples, BOUNDS.sentence, BOUNDS.teach_seconds, elem_id="teach-view"
-    )
+    seconds = BOUNDS.teach_seconds + BOUNDS.teach_reading * shared.recorded.chat_form
+    view = components.teach_view(examples, BOUNDS.sentence, seconds, elem_id="teach-view")
     outputs = [view, own_view, shared.own, shared.choice, sentences]
     once = {**STREAM, "trigger_mode": "once"}
     view.tell(_teller(shared), [shared.own, sentences], outputs, **once)
@@ -150,20 +151,24 @@ def compared(
     """Return the memory's answers to the same questions by a model and its taught copy.
 
     "new" are about the sentences, "old" about what the memory learned before, and "known" about
-    what the decoder was trained on.
+    what the decoder was trained on. A chat model is asked requests in general too, whose answers
+    are to stay as they were.
     """
+    chats = shared.recorded.chat_form
     asked = [("new", *pair) for text in texts for pair in check_of(before, text)]
-    for sort, part in (("old", "B"), ("known", "A2")):
-        rows = [q for q in shared.recorded.questions if q["part"] == part and q["answer"]]
+    for sort, parts in (("old", ("real", "invented") if chats else ("B",)), ("known", ("A2",))):
+        rows = [q for q in shared.recorded.questions if q["part"] in parts and q["answer"]]
         chosen = rows[:: max(1, len(rows) // CHECKED)][:CHECKED]
         asked += [(sort, q["prompt"], q["answer"]) for q in chosen]
+    asked += [("general", question, "") for question, _ in REQUESTS if chats]
     rows = []
     for sort, question, answer in asked:
         if stop.is_set():
             break
-        said = [m.generate(question, "memory", max_new_tokens=TOKENS, cancel=stop).text.strip()
+        prompt = before.chat_ids(question, TOKENS) if chats else question
+        said = [m.generate(prompt, "memory", max_new_tokens=TOKENS, cancel=stop).text.strip()
                 for m in (before, after)]  # fmt: skip
-        rows.append({"sort": sort, "question": question, "answer": answer,
+        rows.append({"sort": sort, "question": question, "answer": answer or said[0],
                      "before": said[0], "after": said[1]})  # fmt: skip
     return rows
 

@@ -92,6 +92,8 @@ class Recorded:
         """
         learned = [q for q in self.questions if self.chat_form or q["part"] == "B"]
         new = [q for q in learned if q["wording"] in UNTRAINED]
+        if self.chat_form and new:
+            return [q["prompt"] for q in new]
         return [q["prompt"] for q in new or self.examples if q["part"] == "B"]
 
     def surprise(self) -> str:

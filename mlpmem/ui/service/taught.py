@@ -62,12 +62,14 @@ def lesson(model: Any, sentences: Sequence[str], stop: Any) -> Iterator[Any]:
 
     MlpMemError if stop is set.
     """
-    from mlpmem.teaching.lesson import Lesson, teach
+    from mlpmem.teaching.lesson import lesson_for, teach
 
     while not _LESSON.acquire(timeout=0.1):
         if stop.is_set():
             raise MlpMemError("Another memory is being taught. Try again in a minute.")
     try:
-        yield from teach(model, sentences, Lesson(seconds=BOUNDS.teach_seconds), stop)
+        yield from teach(
+            model, sentences, lesson_for(model, BOUNDS.teach_seconds, BOUNDS.teach_reading), stop
+        )
     finally:
         _LESSON.release()

@@ -1,12 +1,12 @@
 // @ts-check
 /* The chat: a conversation in this browser, whose answers are token views. The server answers, and keeps nothing. */
 /** @import { Around, ChatValue, Texts, Turn } from "./types.js" */
-/** @import { AnswerPane } from "./answer.js" */
 /** @import { Candidate, Packed, Pane, Props, Watch } from "../core/types.js" */
 /** @import { Plan } from "./run.js" */
-import { h, inside, isPhone, setText } from "../core/dom.js";
-import { lambdaOf, page, unpack } from "../core/state.js";
+import { h, inside, setText } from "../core/dom.js";
+import { page, unpack } from "../core/state.js";
 import { legend } from "../view/panes.js";
+import { actsOf } from "./acts.js";
 import { Composer } from "./composer.js";
 import { linkedLambda } from "../tools/share.js";
 import { Keep } from "./kept/keep.js";
@@ -15,14 +15,14 @@ import { readConversation } from "./kept/opened.js";
 import { Talk, newAnswer, shownOf } from "./kept/talk.js";
 import { Linked } from "./linked.js";
 import { TurnView, noteFallen } from "./question.js";
-import { ChatRun, anotherPlan } from "./run.js";
+import { ChatRun } from "./run.js";
 import { Settings } from "./settings.js";
 import { Shown } from "./shown.js";
 
 const SAVE = 3000; // milliseconds between two savings of an answer that grows
 const SILENCE = 200000; // milliseconds without a value; the server's deadline is shorter
 
-class Chat extends Shown {
+export class Chat extends Shown {
   /** @param {HTMLElement} host @param {Texts} texts @param {Around} around */
   constructor(host, texts, around) {
     super(host);
@@ -42,10 +42,9 @@ class Chat extends Shown {
     this.settings = new Settings({ changed: (values) => this.keep.note("settings", values), erase: () => this.clear(), kept: () => this.keep.bytes });
     this.composer = new Composer({ send: () => this.send(), stop: () => this.stop(),
       chosen: () => this.keep.note("systems", this.composer.wanted) }, texts.question);
-    this.acts = { pick: this.pick.bind(this), again: this.again.bind(this), more: this.more.bind(this), write: this.write.bind(this),
-      turn: this.turn.bind(this), edit: this.edit.bind(this), repeat: this.repeat.bind(this), typed: this.typed.bind(this), choose: this.choose.bind(this) };
+    this.acts = actsOf(this);
     this.tree = { branch: (/** @type {Pane} */ pane, /** @type {number} */ index, /** @type {Candidate} */ { id }) =>
-      this.write(/** @type {any} */ (pane), index, id) };
+      this.acts.write(/** @type {any} */ (pane), index, id) };
     this.linked = new Linked(this.#linked.bind(this));
     this.#layOut(texts);
     this.listen();
@@ -95,7 +94,7 @@ class Chat extends Shown {
     }
     if (!this.isFree()) return;
     if (starter === undefined) box.value = "";
-    this.#ask(this.talk.add(question));
+    this.pose(this.talk.add(question));
   }
 
   /** The conversation on screen, null while an answer is being written or without one. */
@@ -139,7 +138,7 @@ class Chat extends Shown {
   }
 
   /** @param {Turn} turn @param {string[]} [systems] */
-  #ask(turn, systems = this.composer.systems, asked = this.settings.sent, lambda = this.nextLambda) {
+  pose(turn, systems = this.composer.systems, asked = this.settings.sent, lambda = this.nextLambda) {
     this.erased = [];
     this.start(turn, systems.map((system) => ({ answer: newAnswer(system, asked), forced: [], kept: 0 })), lambda);
   }
@@ -149,7 +148,7 @@ class Chat extends Shown {
     if (!this.isFree()) return false;
     const turn = this.talk.add(question, at ? undefined : this.talk.path()[0]);
     const able = systems.filter((system) => this.composer.has(system));
-    this.#ask(turn, able.length ? able : this.composer.systems, { ...this.settings.sent, ...settings }, lmbda ?? this.nextLambda);
+    this.pose(turn, able.length ? able : this.composer.systems, { ...this.settings.sent, ...settings }, lmbda ?? this.nextLambda);
     return true;
   }
 
@@ -239,80 +238,6 @@ class Chat extends Shown {
     for (const { repeat } of this.views.values()) repeat.disabled = on;
     document.body.toggleAttribute("data-running", page.runningView() !== null);
     if (!on) page.emit("ended", /** @type {any} */ (this));
-  }
-
-  /** Another answer: with a new seed, or where the likeliest token is always taken, begun with the next likeliest.
-   * @param {AnswerPane} pane */
-  again(pane) {
-    const turn = this.turnOf(pane);
-    if (turn && this.isFree()) this.start(turn, [anotherPlan(turn, pane.system, this.settings.sent, this.nextLambda)], this.nextLambda);
-  }
-
-  /** Goes on with an answer that was cut or stopped; where later questions follow it, as a new version.
-   * @param {AnswerPane} pane */
-  more(pane) {
-    const turn = this.turnOf(pane);
-    const old = pane.answer;
-    if (!turn || !old || !this.isFree()) return;
-    const asked = old.trace.finish === "stop_string" ? { ...old.asked, stop: [] } : old.asked;
-    const answer = this.talk.isFollowed(turn, old) ? { ...newAnswer(pane.system, asked, old.trace), how: old.how } : Object.assign(old, { asked });
-    const forced = answer.trace.steps.map(({ id }) => id);
-    this.start(turn, [{ answer, forced, kept: forced.length }], old.trace.system === "lm" ? null : old.trace.lmbda);
-  }
-
-  /** Takes another word at a place of an answer, which is written on from there as a new version.
-   * @param {AnswerPane} pane @param {number} index @param {number} id */
-  write(pane, index, id) {
-    const turn = this.turnOf(pane);
-    const old = pane.answer;
-    if (!turn || !old || pane.isForeign || !this.isFree()) return;
-    const lmbda = lambdaOf(old.trace);
-    const kept = old.trace.steps.slice(0, index);
-    const forced = [...kept.map((step) => step.id), id];
-    const answer = { ...newAnswer(pane.system, old.asked, { lmbda: old.trace.lmbda, settings: { forced }, steps: kept }), how: /** @type {"word"} */ ("word") };
-    this.start(turn, [{ answer, forced, kept: index }], old.trace.system === "lm" ? null : lmbda);
-    if (isPhone()) this.closeDrawer();
-  }
-
-  /** Shows another version of an answer. @param {AnswerPane} pane @param {number} by */
-  turn(pane, by) {
-    const turn = this.turnOf(pane);
-    const versions = turn?.answers[pane.system];
-    if (!turn || !versions || this.running) return;
-    versions.at = Math.max(0, Math.min(versions.list.length - 1, versions.at + by));
-    this.closeDrawer();
-    this.keep.save(turn);
-    this.render();
-  }
-
-  /** @param {Turn} turn @param {string} question */
-  edit(turn, question) {
-    if (question.trim() && this.isFree()) this.#ask(this.talk.add(question, turn), Object.keys(turn.answers));
-  }
-
-  /** Asks a question again, all its columns. @param {Turn} turn */
-  repeat(turn) {
-    const asked = this.settings.sent;
-    if (this.isFree()) this.start(turn, Object.keys(turn.answers).map((system) => anotherPlan(turn, system, asked, this.nextLambda)), this.nextLambda);
-  }
-
-  /** Asks a question without the decoder's own form of questions. @param {Turn} turn */
-  typed(turn) {
-    if (!this.isFree()) return;
-    const again = this.talk.add(turn.question, turn);
-    again.typed = true;
-    this.#ask(again, Object.keys(turn.answers));
-  }
-
-  /** Shows another version of a question. @param {Turn} turn @param {number} by */
-  choose(turn, by) {
-    const siblings = this.talk.siblings(turn);
-    const other = siblings[siblings.indexOf(turn) + by];
-    if (!other || this.running) return;
-    this.talk.pick(other);
-    this.closeDrawer();
-    this.keep.save(other);
-    this.render();
   }
 
   /** Begins a new conversation; the old one is erased from this browser. */

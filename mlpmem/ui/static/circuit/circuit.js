@@ -97,6 +97,7 @@ class Circuit {
     this.origin?.root);
     host.replaceChildren(this.root);
     page.on("view", (view) => this.#seen(view));
+    page.on("pending", () => this.root.toggleAttribute("data-earlier", Boolean(this.view?.running)));
     page.on("status", () => { if (this.view) this.#offer(this.view); });
     new ResizeObserver(() => this.#fit()).observe(this.root);
   }
@@ -158,6 +159,7 @@ class Circuit {
     const { view } = this;
     const now = view && this.#now(view);
     this.root.hidden = !now;
+    this.root.removeAttribute("data-earlier"); // an earlier run's, until the first token
     if (!view || !now?.pane.trace) return;
     const { pane, index } = now;
     const trace = /** @type {Shown} */ (pane.trace);

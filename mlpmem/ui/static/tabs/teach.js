@@ -6,7 +6,8 @@ import { unpack } from "../core/state.js";
 
 const W = 240;
 const H = 56;
-const SORTS = { new: "Your facts, in other words", old: "Old facts", known: "What the decoder knows" };
+const SORTS = { new: "Your facts, in other words", old: "Old facts", known: "What the decoder knows",
+  general: "Anything else: the answers should stay" };
 const FORM = /^Question: (.*) Answer:$/;
 const WHY = "The datastore knows your sentences at once and cites them; delete one, and it forgets. The memory was " +
   "trained before you came. Teach it, and a copy of it learns them beside old text, so that it keeps the rest. The " +
@@ -175,7 +176,7 @@ class Teach {
     this.progress.setAttribute("aria-valuenow", String(share));
     if (step) this.loss.add(step, steps, loss);
     const rest = step && step === steps ? "asking the same questions before and after …"
-      : `step ${step} of ${steps}, ${Math.ceil(left ?? 0)} s left`;
+      : `${step ? `step ${step} of ${steps}` : "reading old text beside your facts"}, at most ${Math.ceil(left ?? 0)} s left`;
     setText(this.line, steps ? `Teaching: ${rest}` : "Teaching: writing your facts in other words …");
   }
 
