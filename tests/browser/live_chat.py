@@ -16,21 +16,16 @@ from typing import Any
 
 import torch
 from live import (
-    ASK,
     READY,
-    TOKENS,
     Site,
     Slowed,
-    ask,
     compared,
     held,
-    per_token,
-    processor,
     renderer,
-    say,
     say_felt,
     tabs,
 )
+from paired import ASK, TOKENS, ask, per_token, processor, say
 
 from mlpmem.loading.bundle import load_bundle
 from mlpmem.space.build import build
@@ -74,7 +69,7 @@ def print_times(page: Any, pid: int, turns: int) -> None:
     for name, systems in (("the decoder with the memory", ["memory"]), ("both columns", None)):
         asked = {"systems": systems or ["lm", "memory"], "lmbda": 0.0}
         rows = [
-            per_token(partial(ask, page, {**asked, "prompt": prompt}), partial(processor, pid))
+            per_token(partial(ask, page, ASK, {**asked, "prompt": prompt}), partial(processor, pid))
             for _ in range(turns)
             for prompt in STARTERS
         ]
