@@ -152,15 +152,7 @@ def in_chromium(site: Site, args: Any, prompts: list[str], traces: list[dict]) -
         browser = playwright.chromium.launch(executable_path=program, args=FLAGS)
         sys.stdout.write(f"Chromium {browser.version}\n")
         lifted(args)
-        seconds = []
-        for turn in range(args.turns):
-            if turn:
-                page.context.close()
-            site.sent.clear()
-            page = browser.new_context(viewport={"width": 1280, "height": 860}).new_page()
-            page.goto(site.url)
-            seconds.append(page.evaluate(READY))
-        say("ready after the last byte", median(seconds), "s", "at most 1")
+        page = readied(browser, site, args.turns)
         say("bytes until it answers", sum(size for _, size in site.sent) / 1e6, "MB", "at most 27")
         if not args.times:
             print_answers(page, site, prompts, traces)
@@ -169,6 +161,20 @@ def in_chromium(site: Site, args: Any, prompts: list[str], traces: list[dict]) -
         browser.close()
         browser = playwright.chromium.launch(executable_path=program, args=FLAGS)
         on_phone(browser, site, prompts[0], args)
+
+
+def readied(browser: Any, site: Site, turns: int) -> Any:
+    """Print how long a new page takes once it has its files; return the last one."""
+    seconds = []
+    for _ in range(turns):
+        for context in browser.contexts:
+            context.close()
+        site.sent.clear()
+        page = browser.new_context(viewport={"width": 1280, "height": 860}).new_page()
+        page.goto(site.url)
+        seconds.append(page.evaluate(READY))
+    say("ready after the last byte", median(seconds), "s", "at most 1")
+    return page
 
 
 def lifted(args: Any) -> None:
