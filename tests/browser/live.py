@@ -1,4 +1,4 @@
-"""Measure the live static Space: python tests/browser/live.py [--firefox PROGRAM] [--questions N].
+"""Measure the live static Space: python tests/browser/live.py [--firefox P] [--webkit P].
 
 It builds the shipped bundle's folder, serves it, and asks questions through its page. Every answer
 is compared with Python's, and the time per token with transformers' (paired.py). With --times,
@@ -9,6 +9,7 @@ import argparse
 import http.server
 import json
 import os
+import re
 import signal
 import sys
 import tempfile
@@ -26,6 +27,7 @@ from paired import (
     TOKENS,
     ask,
     before_others,
+    below,
     long_prompts,
     per_token,
     print_times,
@@ -36,6 +38,7 @@ import mlpmem
 import mlpmem.hf
 from mlpmem.space.build import build
 
+PAGES = {"firefox": rb"tab\0*$", "webkit": b"WebKitWebProcess"}  # commands of pages' processes
 FELT = """async ({ prompt, after }) => {
   const view = MLPMEM.page.views[0];
   const until = async (met) => { while (!met()) await new Promise((done) => setTimeout(done, 10)); };
@@ -231,33 +234,26 @@ def renderer(browser: Any) -> int:
     return max((int(p["id"]) for p in found if p["type"] == "renderer"), key=held)
 
 
-def in_firefox(site: Site, args: Any, prompts: list[str], traces: list[dict]) -> None:
-    """Print the figures of Firefox."""
-    from bidi import Firefox
-
-    firefox = Firefox(args.firefox)
+def in_other(site: Site, browser: Any, kind: str, args: Any, asked: tuple) -> None:
+    """Print the figures of another browser."""
     try:
-        firefox.goto(site.url)
-        sys.stdout.write(firefox.evaluate("() => navigator.userAgent") + "\n")
+        browser.goto(site.url)
+        sys.stdout.write(browser.evaluate("() => navigator.userAgent") + "\n")
         lifted(args)
-        say("ready after the last byte", firefox.evaluate(READY), "s", "at most 1")
-        tab = max(tabs(firefox.process.pid), key=held)
+        say("ready after the last byte", browser.evaluate(READY), "s", "at most 1")
+        tab = max(tabs(browser.process.pid, kind), key=held)
         if not args.times:
-            print_answers(firefox, site, prompts, traces)
+            print_answers(browser, site, *asked)
             say("the tab's process", held(tab), "MB", "at most 300")
-        print_times(firefox, tab, args)
+        print_times(browser, tab, args)
     finally:
-        firefox.close()
+        browser.close()
 
 
-def tabs(pid: int) -> list[int]:
-    """Return the processes below Firefox that show pages."""
-    found = []
-    for task in Path(f"/proc/{pid}/task").iterdir():
-        for child in map(int, (task / "children").read_text().split()):
-            command = Path(f"/proc/{child}/cmdline").read_bytes().rstrip(b"\0")
-            found += [child] * command.endswith(b"tab") + tabs(child)
-    return found
+def tabs(pid: int, kind: str = "firefox") -> list[int]:
+    """Return the processes below a browser that show pages."""
+    command = {one: Path(f"/proc/{one}/cmdline").read_bytes() for one in below(pid)}
+    return [one for one in command if re.search(PAGES[kind], command[one])]
 
 
 def main() -> int:
@@ -265,6 +261,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--chromium", help="a Chromium; by default the one that the tests use")
     parser.add_argument("--firefox", help="a Firefox, which is measured too")
+    parser.add_argument("--webkit", help="WebKitGTK's MiniBrowser, which is measured too")
     parser.add_argument("--questions", type=int, default=200)
     parser.add_argument("--turns", type=int, default=5)
     parser.add_argument("--times", action="store_true", help="measure only times")
@@ -282,7 +279,13 @@ def main() -> int:
         site = Site(build(Path(folder) / "site", "static").folder)
         in_chromium(site, args, prompts, traces)
         if args.firefox:
-            in_firefox(site, args, prompts, traces)
+            from bidi import Firefox
+
+            in_other(site, Firefox(args.firefox), "firefox", args, (prompts, traces))
+        if args.webkit:
+            from webkit import WebKit
+
+            in_other(site, WebKit(args.webkit), "webkit", args, (prompts, traces))
     return 0
 
 

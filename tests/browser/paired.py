@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[2]
 BUNDLE = ROOT / "assets" / "atlas"
 FIRST = -10  # the niceness of processes that run before others
 TOKENS = 32
-WORKERS = ("DedicatedWorker", "DOM Worker")  # names of threads
+WORKERS = ("DedicatedWorker", "DOM Worker", "WebCore: Worker")  # names of threads
 ASK = """async ({ prompt, systems, lmbda, tokens }) => {
   const { page } = MLPMEM;
   const view = page.views[0];
