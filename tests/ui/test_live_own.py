@@ -7,13 +7,15 @@ import named
 import pytest
 import tiny
 import torch
-from node_engine import NODE, answers, plan
+from node_engine import NODE, answers, foreign, plan
+from safetensors.torch import save
 
 from mlpmem.engine.text_gate import _rows
 from mlpmem.loading.bundle import load_bundle
 from mlpmem.model.prompts import question_prompt
 from mlpmem.retrieval.own.sentences import sentences_of
 from mlpmem.space import live
+from mlpmem.space.general import NAME
 
 pytestmark = pytest.mark.skipif(NODE is None, reason="node is not installed")
 LAMBDA = 0.02  # by which a lambda may differ from Python's, whose gate is fitted in float32
@@ -26,6 +28,14 @@ TEXT = (
 )
 ODD = "\ufeffVellmar is an invented town. Its mayor is Ilka Brandt.\r\n" * 6 + "caf\u00e9 \u91d1 "
 CLEAN = ODD.removeprefix("\ufeff").replace("\r\n", "\n")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def every_model_is_large():
+    """Let the states of general requests come with every model."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(live, "ASKED_BYTES", 0)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -114,6 +124,30 @@ def test_a_texts_gate_is_pythons(site, text, request):
     ours, theirs = fitted(request.getfixturevalue(site), text)
     apart = (torch.tensor(ours) - torch.tensor(theirs)).abs()
     assert apart.max() < LAMBDA and apart.mean() < MEAN
+
+
+@pytest.mark.parametrize(
+    ("site", "text"), [("tiny_site", CLEAN), ("chat_site", TEXT), ("atlas_site", TEXT)]
+)
+def test_states_that_come_with_the_model_give_the_same_gate(site, text, request):
+    _, listing, folder = request.getfixturevalue(site)
+    files = {name: file for name, file in listing["files"].items() if name != NAME}
+    assert len(files) == len(listing["files"]) - 1
+    lambdas = [
+        torch.tensor([value for part in made["lambdas"] for value in part])
+        for files in (listing["files"], files)
+        for made in answers({**listing, "files": files}, folder, {"gated": text})
+    ]
+    torch.testing.assert_close(*lambdas, atol=1e-3, rtol=0)
+
+
+def test_states_of_another_model_are_refused(tiny_site):
+    _, listing, folder = tiny_site
+    data = save({name: torch.zeros(3, 5) for name in ("states", "heads")})
+    other = foreign(listing, folder, NAME, data)
+    (values,) = answers(other, folder, {"plan": {"kind": "own", "text": TEXT}})
+    assert values[-1]["kind"] == "message"
+    assert "states in general.safetensors must be" in values[-1]["text"]
 
 
 def same_answers(own: list[dict], theirs: list) -> None:
