@@ -67,7 +67,15 @@ Pass = tuple[
 
 @torch.inference_mode()
 def reference_states(model: FusedModel) -> Tensor:
-    """Return a decoder's states (R, D) of general requests and their answers."""
+    """Return a decoder's states (R, D) of general requests and their answers.
+
+    MlpMemError if the decoder reads too few tokens for any of them.
+    """
+    if not general_answers(model.decoder, model.questions):
+        raise MlpMemError(
+            f"text: the decoder reads {model.decoder.max_positions} tokens, too few for a question "
+            "and its answer; take another decoder"
+        )
     states = [hidden for _, hidden, _ in _general(model)]
     return torch.cat(states)[:, : model.decoder.hidden_size]
 

@@ -19,7 +19,8 @@ def states(decoder: Decoder, questions: bool) -> bytes:
 
     "states" are hidden states (R, D), and "heads" (R, D) is what enters the head.
     """
-    hidden, entering = [], []
+    none = torch.empty(0, decoder.hidden_size)  # short positions may leave no answer
+    hidden, entering = [none], [none]
     head = decoder.model.get_output_embeddings()
     hook = head.register_forward_pre_hook(lambda _, inputs: entering.append(inputs[0][0]))
     try:

@@ -11,9 +11,10 @@ from node_engine import NODE, answers, foreign, plan
 from safetensors.torch import save
 
 from mlpmem.engine.text_gate import _rows
+from mlpmem.errors import MlpMemError
 from mlpmem.loading.bundle import load_bundle
 from mlpmem.model.prompts import question_prompt
-from mlpmem.retrieval.own.sentences import sentences_of
+from mlpmem.retrieval.own.sentences import answer_head, sentences_of
 from mlpmem.space import live
 from mlpmem.space.general import NAME
 
@@ -50,11 +51,15 @@ def tiny_site(tmp_path_factory):
 @pytest.fixture(scope="module")
 def chat_site(tmp_path_factory):
     """Return (model, listing, folder) of a tiny chat bundle with context vectors."""
-    folder = tmp_path_factory.mktemp("own-chat")
+    return chat_bundle(tmp_path_factory.mktemp("own-chat"))
+
+
+def chat_bundle(folder, **config) -> tuple:
+    """Return the same of a decoder with other values in its config."""
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(folder / "site")
         named.package(folder / "site", kind="Q4_1", hidden_size=64, intermediate_size=96,
-                      tie_word_embeddings=True)  # fmt: skip
+                      tie_word_embeddings=True, **config)  # fmt: skip
         named.bundle(folder / "bundle", context=(4.0, 16.0))
         model = load_bundle(folder / "bundle").model()
         listing = live.write(folder / "bundle", folder / "out")
@@ -148,6 +153,28 @@ def test_states_of_another_model_are_refused(tiny_site):
     (values,) = answers(other, folder, {"plan": {"kind": "own", "text": TEXT}})
     assert values[-1]["kind"] == "message"
     assert "states in general.safetensors must be" in values[-1]["text"]
+
+
+def test_a_sentence_that_does_not_fit_behind_the_form_is_cut_as_in_python(tmp_path):
+    site = chat_bundle(tmp_path, max_position_embeddings=40)
+    model, listing, folder = site
+    head = len(answer_head(model.decoder))
+    assert 0 < head < 40 < head + 40
+    text = f"{'The harbour of Pellworth freezes in January ' * 8}. Bread costs two crowns."
+    (made,) = answers(listing, folder, {"gated": text})
+    store = model.store_texts([("your text", text)])
+    assert made["parts"] == [part.tolist() for part in store.texts.parts]
+    assert max(len(part) for part in made["parts"]) == 40 - head
+    assert [entry["count"] for entry in made["entries"]] == store.datastore.counts.tolist()
+
+
+def test_a_decoder_without_room_behind_its_form_says_so_as_in_python(tmp_path):
+    head = len(answer_head(chat_bundle(tmp_path / "wide")[0].decoder))
+    model, listing, folder = chat_bundle(tmp_path / "narrow", max_position_embeddings=head)
+    with pytest.raises(MlpMemError, match=f"decoder reads {head} tokens"):
+        model.store_texts([("your text", TEXT)])
+    (values,) = answers(listing, folder, {"plan": {"kind": "own", "text": TEXT}})
+    assert f"decoder reads {head} tokens" in values[-1]["text"]
 
 
 def same_answers(own: list[dict], theirs: list) -> None:

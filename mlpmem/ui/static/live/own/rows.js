@@ -12,6 +12,7 @@ import { nearest } from "../engine/fused.js";
 import { logSoftmax } from "../engine/distributions.js";
 import { features } from "../engine/router.js";
 import { ROWS } from "../model/decoder.js";
+import { must } from "../model/errors.js";
 import { roundToHalf } from "../model/products/halves.js";
 import { Chance } from "./chance.js";
 import { askedIds, stripped, wordsOf } from "./sentences.js";
@@ -39,6 +40,7 @@ export const referenceStates = {
   *read(model) {
     if (general.has(model)) return;
     const answers = model.live.texts.general.map(([question, text]) => answerOf(model, question, continuation(model, text))).filter(isWhole);
+    must(answers.length > 0, `The decoder reads ${model.positions} tokens, too few for a question and its answer.`);
     general.set(model, model.general ? stored(answers, model.general, model.decoder.shape.D) : yield* passes(model, answers));
   },
 
