@@ -67,7 +67,15 @@ Pass = tuple[
 
 @torch.inference_mode()
 def reference_states(model: FusedModel) -> Tensor:
-    """Return a decoder's states (R, D) of general requests and their answers."""
+    """Return a decoder's states (R, D) of general requests and their answers.
+
+    MlpMemError if the decoder reads too few tokens for any of them.
+    """
+    if not general_answers(model.decoder, model.questions):
+        raise MlpMemError(
+            f"text: the decoder reads {model.decoder.max_positions} tokens, too few for a question "
+            "and its answer; take another decoder"
+        )
     states = [hidden for _, hidden, _ in _general(model)]
     return torch.cat(states)[:, : model.decoder.hidden_size]
 
@@ -77,16 +85,22 @@ def _general(model: FusedModel) -> list[Pass]:
     decoder = model.decoder
     with _lock:
         if decoder not in _passes:
-            encoded = [(q, continuation_ids(decoder.tokenizer, text)) for q, text in GENERAL]
-            answers = [_answer(model, q, ids) for q, ids in encoded]
-            _passes[decoder] = [_pass(decoder, answer) for answer in answers if answer.ends]
+            answers = general_answers(decoder, model.questions)
+            _passes[decoder] = [_pass(decoder, answer) for answer in answers]
         return _passes[decoder]
 
 
-def _answer(model: FusedModel, question: str, ids: list[int]) -> Answer:
+def general_answers(decoder: "Decoder", questions: bool) -> list[Answer]:
+    """Return general requests with their answers; questions is the form of a bundle's prompts."""
+    encoded = [(q, continuation_ids(decoder.tokenizer, text)) for q, text in GENERAL]
+    answers = [_answer(decoder, questions, q, ids) for q, ids in encoded]
+    return [answer for answer in answers if answer.ends]
+
+
+def _answer(decoder: "Decoder", questions: bool, question: str, ids: list[int]) -> Answer:
     """Return a question with the token ids of its answer."""
-    asked = chat_ids(model.decoder, question, questions=model.questions)
-    return Answer([*asked, *ids][: model.decoder.max_positions], len(asked))
+    asked = chat_ids(decoder, question, questions=questions)
+    return Answer([*asked, *ids][: decoder.max_positions], len(asked))
 
 
 @torch.inference_mode()
@@ -178,7 +192,7 @@ def _rows(model: FusedModel, store: Store, rng: random.Random) -> Iterator[tuple
         yield _read(model, store, made), GENERAL_KIND
     for unit, ids in _sentences(store, rng):
         question = _question(model.decoder.decode(ids).strip(), rng)
-        answer = _answer(model, question, ids)
+        answer = _answer(model.decoder, model.questions, question, ids)
         if not answer.ends:  # the question alone fills the decoder's positions
             continue
         made = _pass(model.decoder, answer)

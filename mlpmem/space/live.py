@@ -9,14 +9,17 @@ import hashlib
 import json
 import re
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mlpmem.engine.general import ASKED, GENERAL
 from mlpmem.errors import MlpMemError
 from mlpmem.loading.decoder_file import DecoderFile
-from mlpmem.loading.manifest import asks_chats, asks_questions, checked_manifest
-from mlpmem.space import named
+from mlpmem.loading.manifest import asks_chats, asks_questions, checked_manifest, listed_part
+from mlpmem.space import general, named
 from mlpmem.space.turns import turns_of
+
+if TYPE_CHECKING:
+    from mlpmem.model.decoder import Decoder
 
 PART_BYTES = 8_000_000
 ASKED_BYTES = 40_000_000  # a model above them is not loaded by itself
@@ -36,10 +39,14 @@ def write(bundle: Path, folder: Path) -> dict[str, Any] | None:
     manifest = checked_manifest(bundle)
     if obstacle(bundle, manifest):
         return None
-    sources, ends = _sources(bundle, manifest)
+    decoder = _decoder(bundle, manifest)
+    sources, ends = _sources(bundle, manifest, decoder)
+    turns, chats = _turns(decoder)
+    asked = sum(map(_bytes, sources.values())) > ASKED_BYTES
+    if asked and (turns is not None or not chats):
+        sources[general.NAME] = general.states(decoder, asks_questions(manifest))
     files = {name: _listed(source, name, folder) for name, source in sources.items()}
     hashes = "".join(file["sha256"] for file in files.values())
-    turns, chats = _turns(bundle, manifest)
     return {
         "version": hashlib.sha256(hashes.encode()).hexdigest()[:16],
         "name": str(manifest.get("name") or ""),
@@ -51,7 +58,7 @@ def write(bundle: Path, folder: Path) -> dict[str, Any] | None:
         "turns": turns,
         "chats": turns is not None and asks_chats(manifest),
         "texts": {"general": GENERAL, "asked": ASKED},
-        "asked": sum(file["bytes"] for file in files.values()) > ASKED_BYTES,
+        "asked": asked,
         "eos": ends,
     }
 
@@ -80,33 +87,41 @@ def _title(manifest: dict) -> str:
     return re.split(r"[.](?:I?Q\d|gguf)", file.file)[0] if file else str(manifest.get("name") or "")
 
 
-def _sources(bundle: Path, manifest: dict) -> tuple[dict[str, Path | bytes], list[int]]:
+def _decoder(bundle: Path, manifest: dict) -> "Decoder":
+    """Return a bundle's decoder, with the hidden state that its memory reads."""
+    from mlpmem.model.decoder import Decoder
+
+    depth = _json(bundle, manifest, "memory/config.json").get("depth", -1)
+    if (file := DecoderFile.named(manifest)) is not None:
+        return Decoder.load(file.find(), depth=depth)
+    with listed_part(bundle, manifest["files"], "decoder") as folder:
+        return Decoder.load(folder, depth=depth)
+
+
+def _sources(
+    bundle: Path, manifest: dict, decoder: "Decoder"
+) -> tuple[dict[str, Path | bytes], list[int]]:
     """Return {name: a path, or bytes} of the page's files, and the ids that end an answer."""
     sources: dict[str, Path | bytes] = {n: bundle / n for n in FILES if n in manifest["files"]}
     if (file := DecoderFile.named(manifest)) is None:
-        return sources, _ends(bundle, manifest)
-    decoder, ends = named.files(file.find())
-    return decoder | sources, ends
+        return sources, _ends(bundle, manifest, decoder)
+    return named.files(file.find(), decoder) | sources, sorted(decoder.eos_ids)
 
 
-def _turns(bundle: Path, manifest: dict) -> tuple[dict | None, bool]:
+def _turns(decoder: "Decoder") -> tuple[dict | None, bool]:
     """Return the texts around a chat's turns, None without any, and whether there is a template."""
-    tokenizer = _tokenizer(bundle, manifest)
-    chats = bool(getattr(tokenizer, "chat_template", None))
-    return (turns_of(tokenizer) if chats else None), chats
-
-
-def _tokenizer(bundle: Path, manifest: dict) -> Any:
-    """Return the tokenizer of a bundle's decoder."""
-    from mlpmem.model.tokenizer import load_tokenizer
-
-    file = DecoderFile.named(manifest)
-    return load_tokenizer(str(bundle / "decoder" if file is None else file.find()))
+    chats = bool(getattr(decoder.tokenizer, "chat_template", None))
+    return (turns_of(decoder.tokenizer) if chats else None), chats
 
 
 def _json(bundle: Path, manifest: dict, name: str) -> dict:
     """Return an object of a bundle's listed file, {} without one."""
     return json.loads((bundle / name).read_text("utf-8")) if name in manifest["files"] else {}
+
+
+def _bytes(source: Path | bytes) -> int:
+    """Return the size of a file of the page."""
+    return len(source) if isinstance(source, bytes) else source.stat().st_size
 
 
 def _listed(source: Path | bytes, name: str, folder: Path) -> dict[str, Any]:
@@ -125,11 +140,11 @@ def _listed(source: Path | bytes, name: str, folder: Path) -> dict[str, Any]:
     return {"bytes": len(data), "sha256": digest, **own}
 
 
-def _ends(bundle: Path, manifest: dict) -> list[int]:
+def _ends(bundle: Path, manifest: dict, decoder: "Decoder") -> list[int]:
     """Return the token ids that end an answer, of all files that name some."""
     from mlpmem.model.tokenizer import turn_ends
 
-    found = set(turn_ends(_tokenizer(bundle, manifest)))
+    found = set(turn_ends(decoder.tokenizer))
     for name in ("generation_config", "config"):
         named = _json(bundle, manifest, f"decoder/{name}.json").get("eos_token_id")
         found |= {named} if isinstance(named, int) else set(named or ())

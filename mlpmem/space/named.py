@@ -6,10 +6,13 @@ transformers' names. Config and tokenizer are written as transformers' JSON.
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mlpmem.model.gguf.assemble import stored
 from mlpmem.model.gguf.reader import Header, read_header
+
+if TYPE_CHECKING:
+    from mlpmem.model.decoder import Decoder
 
 BLOCKS, PLACES = "decoder/blocks.gguf", "decoder/places.json"
 KINDS = ("F32", "Q4_0", "Q4_1", "Q8_0")  # of blocks that ui/static/live reads
@@ -28,12 +31,9 @@ def obstacle(path: Path) -> str:
     return ""
 
 
-def files(path: Path) -> tuple[dict[str, Path | bytes], list[int]]:
-    """Return {name: the page's file} of a GGUF file's decoder, and the ids that end an answer."""
-    from mlpmem.model.decoder import Decoder
-
-    decoder, header = Decoder.load(path), read_header(path)
-    tokenizer = decoder.tokenizer
+def files(path: Path, decoder: "Decoder") -> dict[str, Path | bytes]:
+    """Return {name: the page's file} of a GGUF file's decoder."""
+    header, tokenizer = read_header(path), decoder.tokenizer
     special = {"bos_token": tokenizer.bos_token, "eos_token": tokenizer.eos_token}
     config = decoder.model.config
     texts = {
@@ -43,7 +43,7 @@ def files(path: Path) -> tuple[dict[str, Path | bytes], list[int]]:
         PLACES: json.dumps(_places(header, decoder.model)),
     }
     encoded = {name: text.encode() for name, text in texts.items()}
-    return {**encoded, BLOCKS: path}, sorted(decoder.eos_ids)
+    return {**encoded, BLOCKS: path}
 
 
 def _places(header: Header, model: Any) -> dict[str, dict]:

@@ -1,14 +1,15 @@
-"""Measure the live static Space: python tests/browser/live.py [--firefox PROGRAM] [--questions N].
+"""Measure the live static Space: python tests/browser/live.py [--firefox P] [--webkit P].
 
 It builds the shipped bundle's folder, serves it, and asks questions through its page. Every answer
-is compared with Python's, and the time per token with transformers' generate() on one thread for
-the same fused bundle, in turns.
+is compared with Python's, and the time per token with transformers' (paired.py). With --times,
+only times are measured; with --first, before other processes of this machine.
 """
 
 import argparse
 import http.server
 import json
 import os
+import re
 import signal
 import sys
 import tempfile
@@ -20,34 +21,24 @@ from statistics import median
 from typing import Any
 
 import torch
+from paired import (
+    ASK,
+    BUNDLE,
+    TOKENS,
+    ask,
+    before_others,
+    below,
+    long_prompts,
+    per_token,
+    print_times,
+    say,
+)
 
 import mlpmem
 import mlpmem.hf
 from mlpmem.space.build import build
 
-ROOT = Path(__file__).parents[2]
-BUNDLE = ROOT / "assets" / "atlas"
-TOKENS = 32
-WORKERS = ("DedicatedWorker", "DOM Worker")  # names of threads
-ASK = """async ({ prompt, systems, lmbda, tokens }) => {
-  const { page } = MLPMEM;
-  const view = page.views[0];
-  page.bar.set(lmbda);
-  document.querySelector('#option-max_new_tokens').value = tokens;
-  const names = ['lm', 'memory', 'knn'];
-  document.querySelectorAll('#systems input').forEach((box, i) => { box.checked = systems.includes(names[i]); });
-  document.querySelector('#prompt textarea').value = prompt;
-  window.heard ||= page.on('ended', () => window.ended?.()) ?? true;
-  const ended = new Promise((done) => { window.ended = done; });
-  const begin = performance.now();
-  document.querySelector('#generate').click();
-  await ended;
-  const ms = performance.now() - begin;
-  await new Promise((done) => setTimeout(done));
-  if (view.alert.textContent) throw new Error(view.alert.textContent);
-  return { ms, traces: Object.fromEntries(systems.map((system) => [system, view.finished[system].steps.map((step) =>
-    ({ id: step.id, p: step.p, lmbda: step.lmbda, cand: step.cand, ms: step.ms }))])) };
-}"""  # noqa: E501
+PAGES = {"firefox": rb"tab\0*$", "webkit": b"WebKitWebProcess"}  # commands of pages' processes
 FELT = """async ({ prompt, after }) => {
   const view = MLPMEM.page.views[0];
   const until = async (met) => { while (!met()) await new Promise((done) => setTimeout(done, 10)); };
@@ -73,12 +64,6 @@ READY = """async () => {
   while (!document.body.hasAttribute('data-ready')) await new Promise((done) => setTimeout(done, 20));
   return Number(document.body.dataset.seconds);
 }"""  # noqa: E501
-
-
-def say(what: str, value: float, unit: str, bound: str = "") -> None:
-    """Print one figure."""
-    sys.stdout.write(f"{what:58} {value:11.6g} {unit:6} {bound}\n")
-    sys.stdout.flush()
 
 
 class Site(http.server.ThreadingHTTPServer):
@@ -132,48 +117,6 @@ def compared(page: Any, prompts: list[str], traces: list[dict]) -> tuple[int, fl
     return same, largest
 
 
-def per_token(run: Any, clock: Any) -> tuple[float, float]:
-    """Return (wall, processor) milliseconds per token after the first of run(tokens)."""
-    times = []
-    for tokens in (1, TOKENS):
-        begin, spent = time.perf_counter(), clock()
-        run(tokens)
-        times.append((time.perf_counter() - begin, clock() - spent))
-    one, many = times
-    return tuple(1000 * (b - a) / (TOKENS - 1) for a, b in zip(one, many, strict=True))
-
-
-def processor(pid: int) -> float:
-    """Return the processor seconds of a process's workers, by their threads' nanoseconds."""
-    tasks = Path(f"/proc/{pid}/task").iterdir()
-    workers = [task for task in tasks if (task / "comm").read_text().startswith(WORKERS)]
-    assert workers, "the browser names its workers' threads otherwise; correct WORKERS"
-    return sum(int((task / "schedstat").read_text().split()[0]) for task in workers) / 1e9
-
-
-def ask(page: Any, asked: dict, tokens: int) -> None:
-    """Generate a number of tokens in the page."""
-    page.evaluate(ASK, {**asked, "tokens": tokens})
-
-
-def generate(fused: Any, ids: torch.Tensor, tokens: int) -> None:
-    """Generate a number of tokens by transformers."""
-    fused.generate(ids, max_new_tokens=tokens, min_new_tokens=tokens, do_sample=False)
-
-
-def timed(page: Any, pid: int, fused: Any, tokenizer: Any, prompts: list[str], turns: int) -> list:
-    """Return (wall, processor) ms per token of the page's worker and of transformers, medians."""
-    ours, theirs = [], []
-    lmbda = json.loads((BUNDLE / "manifest.json").read_text())["settings"]["lmbda"]["memory"]
-    for _ in range(turns):
-        for prompt in prompts:
-            asked = {"prompt": prompt, "systems": ["memory"], "lmbda": lmbda}
-            ours.append(per_token(partial(ask, page, asked), partial(processor, pid)))
-            ids = torch.tensor([tokenizer.encode(prompt)])
-            theirs.append(per_token(partial(generate, fused, ids), time.process_time))
-    return [tuple(map(median, zip(*rows, strict=True))) for rows in (ours, theirs)]
-
-
 def held(pid: int) -> float:
     """Return a process's megabytes; pages that several processes share are divided (Pss)."""
     lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
@@ -211,38 +154,68 @@ def in_chromium(site: Site, args: Any, prompts: list[str], traces: list[dict]) -
         program = args.chromium or find_chromium(playwright)
         browser = playwright.chromium.launch(executable_path=program, args=FLAGS)
         sys.stdout.write(f"Chromium {browser.version}\n")
-        page = browser.new_context(viewport={"width": 1280, "height": 860}).new_page()
-        page.goto(site.url)
-        say("ready after the last byte", page.evaluate(READY), "s", "at most 1")
+        lifted(args)
+        page = readied(browser, site, args.turns)
         say("bytes until it answers", sum(size for _, size in site.sent) / 1e6, "MB", "at most 27")
-        loaded = len(site.sent)
-        same, largest = compared(page, prompts, traces)
-        say(f"questions with Python's ids, of {len(prompts)}", same, "", f"{len(prompts)}")
-        say("largest difference of a probability", largest, "", "at most 1e-4")
-        say("requests after loading", len(site.sent) - loaded, "", "0")
-        say("the tab's process", held(renderer(browser)), "MB", "at most 300")
+        if not args.times:
+            print_answers(page, site, prompts, traces)
+            say("the tab's process", held(renderer(browser)), "MB", "at most 300")
         print_times(page, renderer(browser), args)
         browser.close()
-        on_phone(playwright.chromium.launch(executable_path=program, args=FLAGS), site, prompts[0])
+        browser = playwright.chromium.launch(executable_path=program, args=FLAGS)
+        on_phone(browser, site, prompts[0], args)
 
 
-def on_phone(browser: Any, site: Site, prompt: str) -> None:
+def readied(browser: Any, site: Site, turns: int) -> Any:
+    """Print how long a new page takes once it has its files; return the last one."""
+    seconds = []
+    for _ in range(turns):
+        for context in browser.contexts:
+            context.close()
+        site.sent.clear()
+        page = browser.new_context(viewport={"width": 1280, "height": 860}).new_page()
+        page.goto(site.url)
+        seconds.append(page.evaluate(READY))
+    say("ready after the last byte", median(seconds), "s", "at most 1")
+    return page
+
+
+def lifted(args: Any) -> None:
+    """Let this process and its browsers run before others, if --first says so."""
+    if args.first:
+        before_others(os.getpid())
+
+
+def print_answers(page: Any, site: Site, prompts: list[str], traces: list[dict]) -> None:
+    """Print how many answers are Python's, and what was requested meanwhile."""
+    loaded = len(site.sent)
+    same, largest = compared(page, prompts, traces)
+    say(f"questions with Python's ids, of {len(prompts)}", same, "", f"{len(prompts)}")
+    say("largest difference of a probability", largest, "", "at most 1e-4")
+    say("requests after loading", len(site.sent) - loaded, "", "0")
+
+
+def on_phone(browser: Any, site: Site, prompt: str, args: Any) -> None:
     """Print the figures of a phone's screen, with the tab's process slowed; the browser is new."""
     shape = {"viewport": {"width": 390, "height": 844}, "is_mobile": True, "has_touch": True}
     page = browser.new_context(**shape).new_page()
     page.goto(site.url)
     page.evaluate(READY)
+    lifted(args)
     slow = Slowed(renderer(browser))
     begin = time.perf_counter()
     page.reload()
-    page.evaluate(READY)
-    say("phone at a quarter of the speed: ready, from the cache", time.perf_counter() - begin, "s")
+    say("phone at a quarter of the speed: ready after the last byte", page.evaluate(READY), "s")
+    say("phone: ready after a reload", time.perf_counter() - begin, "s")
     asked = {"prompt": prompt, "systems": ["lm", "memory"], "lmbda": "auto", "tokens": TOKENS}
     answers = [page.evaluate(ASK, asked) for _ in range(5)]
     say("phone: a question, both columns", median(a["ms"] for a in answers) / 1000, "s")
     say_felt(page, prompt)
-    steps = [step["ms"] for a in answers for step in a["traces"]["memory"][1:]]
-    say("phone: a token of both columns", sum(steps) / len(steps), "ms")
+    prompt = long_prompts()[0]
+    for name, systems in (("the memory's column", ["memory"]), ("both columns", ["lm", "memory"])):
+        asked = {"prompt": prompt, "systems": systems, "lmbda": 0.5}
+        rows = [per_token(partial(ask, page, ASK, asked), time.perf_counter) for _ in range(5)]
+        say(f"phone: clock time of a token, {name}", median(row[0] for row in rows), "ms")
     slow.end()
     browser.close()
 
@@ -261,51 +234,26 @@ def renderer(browser: Any) -> int:
     return max((int(p["id"]) for p in found if p["type"] == "renderer"), key=held)
 
 
-def print_times(page: Any, pid: int, args: Any) -> None:
-    """Print the page's time per token, in turns with transformers'."""
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    traces = [json.loads(p.read_text()) for p in sorted((BUNDLE / "traces").glob("*.json"))]
-    prompts = [t["prompt"] for t in traces if len(t["traces"]["memory"]["steps"]) > TOKENS]
-    fused = AutoModelForCausalLM.from_pretrained(args.fused)
-    fused.fused.decoder.straight = None  # transformers' own Llama, not this project's pass
-    tokenizer = AutoTokenizer.from_pretrained(args.fused)
-    rows = timed(page, pid, fused, tokenizer, prompts, args.turns)
-    for kind, ours, theirs in zip(("wall", "processor"), *rows, strict=True):
-        say(f"{kind} time of a token with the memory, in the page", ours, "ms")
-        say(f"{kind} time of transformers on one thread", theirs, "ms")
-        say(f"{kind} time, ratio", ours / theirs, "times", "at most 0.5")
-
-
-def in_firefox(site: Site, args: Any, prompts: list[str], traces: list[dict]) -> None:
-    """Print the figures of Firefox."""
-    from bidi import Firefox
-
-    firefox = Firefox(args.firefox)
+def in_other(site: Site, browser: Any, kind: str, args: Any, asked: tuple) -> None:
+    """Print the figures of another browser."""
     try:
-        firefox.goto(site.url)
-        sys.stdout.write(firefox.evaluate("() => navigator.userAgent") + "\n")
-        say("ready after the last byte", firefox.evaluate(READY), "s", "at most 1")
-        loaded = len(site.sent)
-        same, largest = compared(firefox, prompts, traces)
-        say(f"questions with Python's ids, of {len(prompts)}", same, "", f"{len(prompts)}")
-        say("largest difference of a probability", largest, "", "at most 1e-4")
-        say("requests after loading", len(site.sent) - loaded, "", "0")
-        tab = max(tabs(firefox.process.pid), key=held)
-        say("the tab's process", held(tab), "MB", "at most 300")
-        print_times(firefox, tab, args)
+        browser.goto(site.url)
+        sys.stdout.write(browser.evaluate("() => navigator.userAgent") + "\n")
+        lifted(args)
+        say("ready after the last byte", browser.evaluate(READY), "s", "at most 1")
+        tab = max(tabs(browser.process.pid, kind), key=held)
+        if not args.times:
+            print_answers(browser, site, *asked)
+            say("the tab's process", held(tab), "MB", "at most 300")
+        print_times(browser, tab, args)
     finally:
-        firefox.close()
+        browser.close()
 
 
-def tabs(pid: int) -> list[int]:
-    """Return the processes below Firefox that show pages."""
-    found = []
-    for task in Path(f"/proc/{pid}/task").iterdir():
-        for child in map(int, (task / "children").read_text().split()):
-            command = Path(f"/proc/{child}/cmdline").read_bytes().rstrip(b"\0")
-            found += [child] * command.endswith(b"tab") + tabs(child)
-    return found
+def tabs(pid: int, kind: str = "firefox") -> list[int]:
+    """Return the processes below a browser that show pages."""
+    command = {one: Path(f"/proc/{one}/cmdline").read_bytes() for one in below(pid)}
+    return [one for one in command if re.search(PAGES[kind], command[one])]
 
 
 def main() -> int:
@@ -313,8 +261,11 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--chromium", help="a Chromium; by default the one that the tests use")
     parser.add_argument("--firefox", help="a Firefox, which is measured too")
+    parser.add_argument("--webkit", help="WebKitGTK's MiniBrowser, which is measured too")
     parser.add_argument("--questions", type=int, default=200)
     parser.add_argument("--turns", type=int, default=5)
+    parser.add_argument("--times", action="store_true", help="measure only times")
+    parser.add_argument("--first", action="store_true", help="run before other processes")
     args = parser.parse_args()
     torch.set_num_threads(1)
     rows = json.loads((BUNDLE / "questions.json").read_text("utf-8"))
@@ -322,13 +273,19 @@ def main() -> int:
     prompts = prompts[: args.questions]
     with tempfile.TemporaryDirectory() as folder:
         model = mlpmem.load(datastore=False)
-        traces = expected(model, prompts)
+        traces = [] if args.times else expected(model, prompts)
         args.fused = str(Path(folder) / "fused")
         mlpmem.hf.MlpMemoryForCausalLM.of(model, "memory").save_pretrained(args.fused)
         site = Site(build(Path(folder) / "site", "static").folder)
         in_chromium(site, args, prompts, traces)
         if args.firefox:
-            in_firefox(site, args, prompts, traces)
+            from bidi import Firefox
+
+            in_other(site, Firefox(args.firefox), "firefox", args, (prompts, traces))
+        if args.webkit:
+            from webkit import WebKit
+
+            in_other(site, WebKit(args.webkit), "webkit", args, (prompts, traces))
     return 0
 
 

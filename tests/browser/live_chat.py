@@ -16,27 +16,22 @@ from typing import Any
 
 import torch
 from live import (
-    ASK,
     READY,
-    TOKENS,
     Site,
     Slowed,
-    ask,
     compared,
     held,
-    per_token,
-    processor,
     renderer,
-    say,
     say_felt,
     tabs,
 )
+from paired import ASK, TOKENS, ask, per_token, processor, say
 
 from mlpmem.loading.bundle import load_bundle
 from mlpmem.space.build import build
 from mlpmem.ui.recordings.words import STARTERS
 
-FEW = 5  # questions in Firefox
+FEW = 5  # questions in Firefox and WebKit
 PROGRESS = """async () => {
   const lines = [];
   const pause = () => new Promise((done) => setTimeout(done, 20));
@@ -74,7 +69,7 @@ def print_times(page: Any, pid: int, turns: int) -> None:
     for name, systems in (("the decoder with the memory", ["memory"]), ("both columns", None)):
         asked = {"systems": systems or ["lm", "memory"], "lmbda": 0.0}
         rows = [
-            per_token(partial(ask, page, {**asked, "prompt": prompt}), partial(processor, pid))
+            per_token(partial(ask, page, ASK, {**asked, "prompt": prompt}), partial(processor, pid))
             for _ in range(turns)
             for prompt in STARTERS
         ]
@@ -88,6 +83,7 @@ def main() -> int:
     parser.add_argument("bundle", type=Path)
     parser.add_argument("--chromium", help="a Chromium; by default the one that the tests use")
     parser.add_argument("--firefox", help="a Firefox, in which a few questions are asked too")
+    parser.add_argument("--webkit", help="WebKitGTK's MiniBrowser, likewise")
     parser.add_argument("--questions", type=int, default=60)
     parser.add_argument("--turns", type=int, default=3)
     args = parser.parse_args()
@@ -99,8 +95,15 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         site = Site(build(Path(folder) / "site", "static", bundle=args.bundle).folder)
         in_chromium(site, args, prompts, traces)
+        few = prompts[:FEW], traces[:FEW]
         if args.firefox:
-            in_firefox(site, args.firefox, prompts[:FEW], traces[:FEW])
+            from bidi import Firefox
+
+            in_other(site, Firefox(args.firefox), "firefox", *few)
+        if args.webkit:
+            from webkit import WebKit
+
+            in_other(site, WebKit(args.webkit), "webkit", *few)
     return 0
 
 
@@ -157,25 +160,28 @@ def on_phone(browser: Any, site: Site, prompt: str) -> None:
     browser.close()
 
 
-def in_firefox(site: Site, program: str, prompts: list[str], traces: list[dict]) -> None:
-    """Print the figures of Firefox: the button, progress in bytes, a few questions."""
-    from bidi import Firefox
-
-    firefox = Firefox(program)
+def in_other(site: Site, browser: Any, kind: str, prompts: list[str], traces: list[dict]) -> None:
+    """Print the figures of another browser: the button, progress in bytes, a few questions."""
     try:
-        firefox.goto(site.url)
-        sys.stdout.write(firefox.evaluate("() => navigator.userAgent") + "\n")
-        lines = firefox.evaluate(PROGRESS)
+        browser.goto(site.url)
+        sys.stdout.write(browser.evaluate("() => navigator.userAgent") + "\n")
+        lines = browser.evaluate(PROGRESS)
         sys.stdout.write("\n".join([*lines[:2], "...", *lines[-2:]]) + "\n")
-        say("ready after the last byte", firefox.evaluate(READY), "s")
+        say("ready after the last byte", browser.evaluate(READY), "s")
         count = len(site.sent)
-        same, largest = compared(firefox, prompts, traces)
+        same, largest = compared(browser, prompts, traces)
         say(f"questions with Python's ids, of {len(prompts)}", same, "", f"{len(prompts)}")
         say("largest difference of a probability", largest, "", "at most 1e-4")
         say("requests after loading", len(site.sent) - count, "", "0")
-        say("the tab's process", max(map(held, tabs(firefox.process.pid))), "MB")
+        tab = max(tabs(browser.process.pid, kind), key=held)
+        say("the tab's process", held(tab), "MB")
+        asked = {"systems": ["memory"], "lmbda": 0.0, "prompt": STARTERS[0]}
+        run, clock = partial(ask, browser, ASK, asked), partial(processor, tab)
+        rows = [per_token(run, clock) for _ in range(3)]
+        say("clock time of a token with the memory", median(row[0] for row in rows), "ms")
+        say("processor time of a token with the memory", median(row[1] for row in rows), "ms")
     finally:
-        firefox.close()
+        browser.close()
 
 
 if __name__ == "__main__":

@@ -14,7 +14,8 @@ import time
 from pathlib import Path
 
 from conftest import find_chromium
-from live import Site, held, say
+from live import Site, held
+from paired import below, say
 from playwright.sync_api import sync_playwright
 
 from mlpmem.space.build import build
@@ -37,16 +38,6 @@ PRESS = """<script>addEventListener("load", async () => {
   }
   await fetch("asked").catch(() => 0);
 });</script>"""  # noqa: E501
-
-
-def below(pid: int) -> list[int]:
-    """Return the processes below one, in all generations."""
-    found = []
-    with contextlib.suppress(OSError):
-        for task in Path(f"/proc/{pid}/task").iterdir():
-            for child in map(int, (task / "children").read_text().split()):
-                found += [child, *below(child)]
-    return found
 
 
 def tab(pid: int) -> float:

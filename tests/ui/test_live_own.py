@@ -7,13 +7,16 @@ import named
 import pytest
 import tiny
 import torch
-from node_engine import NODE, answers, plan
+from node_engine import NODE, answers, foreign, plan
+from safetensors.torch import save
 
 from mlpmem.engine.text_gate import _rows
+from mlpmem.errors import MlpMemError
 from mlpmem.loading.bundle import load_bundle
 from mlpmem.model.prompts import question_prompt
-from mlpmem.retrieval.own.sentences import sentences_of
+from mlpmem.retrieval.own.sentences import answer_head, sentences_of
 from mlpmem.space import live
+from mlpmem.space.general import NAME
 
 pytestmark = pytest.mark.skipif(NODE is None, reason="node is not installed")
 LAMBDA = 0.02  # by which a lambda may differ from Python's, whose gate is fitted in float32
@@ -28,6 +31,14 @@ ODD = "\ufeffVellmar is an invented town. Its mayor is Ilka Brandt.\r\n" * 6 + "
 CLEAN = ODD.removeprefix("\ufeff").replace("\r\n", "\n")
 
 
+@pytest.fixture(scope="module", autouse=True)
+def every_model_is_large():
+    """Let the states of general requests come with every model."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(live, "ASKED_BYTES", 0)
+        yield
+
+
 @pytest.fixture(scope="module")
 def tiny_site(tmp_path_factory):
     """Return (model, listing, folder) of a tiny bundle, whose decoder has no form of questions."""
@@ -40,11 +51,15 @@ def tiny_site(tmp_path_factory):
 @pytest.fixture(scope="module")
 def chat_site(tmp_path_factory):
     """Return (model, listing, folder) of a tiny chat bundle with context vectors."""
-    folder = tmp_path_factory.mktemp("own-chat")
+    return chat_bundle(tmp_path_factory.mktemp("own-chat"))
+
+
+def chat_bundle(folder, **config) -> tuple:
+    """Return the same of a decoder with other values in its config."""
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(folder / "site")
         named.package(folder / "site", kind="Q4_1", hidden_size=64, intermediate_size=96,
-                      tie_word_embeddings=True)  # fmt: skip
+                      tie_word_embeddings=True, **config)  # fmt: skip
         named.bundle(folder / "bundle", context=(4.0, 16.0))
         model = load_bundle(folder / "bundle").model()
         listing = live.write(folder / "bundle", folder / "out")
@@ -114,6 +129,52 @@ def test_a_texts_gate_is_pythons(site, text, request):
     ours, theirs = fitted(request.getfixturevalue(site), text)
     apart = (torch.tensor(ours) - torch.tensor(theirs)).abs()
     assert apart.max() < LAMBDA and apart.mean() < MEAN
+
+
+@pytest.mark.parametrize(
+    ("site", "text"), [("tiny_site", CLEAN), ("chat_site", TEXT), ("atlas_site", TEXT)]
+)
+def test_states_that_come_with_the_model_give_the_same_gate(site, text, request):
+    _, listing, folder = request.getfixturevalue(site)
+    files = {name: file for name, file in listing["files"].items() if name != NAME}
+    assert len(files) == len(listing["files"]) - 1
+    lambdas = [
+        torch.tensor([value for part in made["lambdas"] for value in part])
+        for files in (listing["files"], files)
+        for made in answers({**listing, "files": files}, folder, {"gated": text})
+    ]
+    torch.testing.assert_close(*lambdas, atol=1e-3, rtol=0)
+
+
+def test_states_of_another_model_are_refused(tiny_site):
+    _, listing, folder = tiny_site
+    data = save({name: torch.zeros(3, 5) for name in ("states", "heads")})
+    other = foreign(listing, folder, NAME, data)
+    (values,) = answers(other, folder, {"plan": {"kind": "own", "text": TEXT}})
+    assert values[-1]["kind"] == "message"
+    assert "states in general.safetensors must be" in values[-1]["text"]
+
+
+def test_a_sentence_that_does_not_fit_behind_the_form_is_cut_as_in_python(tmp_path):
+    site = chat_bundle(tmp_path, max_position_embeddings=40)
+    model, listing, folder = site
+    head = len(answer_head(model.decoder))
+    assert 0 < head < 40 < head + 40
+    text = f"{'The harbour of Pellworth freezes in January ' * 8}. Bread costs two crowns."
+    (made,) = answers(listing, folder, {"gated": text})
+    store = model.store_texts([("your text", text)])
+    assert made["parts"] == [part.tolist() for part in store.texts.parts]
+    assert max(len(part) for part in made["parts"]) == 40 - head
+    assert [entry["count"] for entry in made["entries"]] == store.datastore.counts.tolist()
+
+
+def test_a_decoder_without_room_behind_its_form_says_so_as_in_python(tmp_path):
+    head = len(answer_head(chat_bundle(tmp_path / "wide")[0].decoder))
+    model, listing, folder = chat_bundle(tmp_path / "narrow", max_position_embeddings=head)
+    with pytest.raises(MlpMemError, match=f"decoder reads {head} tokens"):
+        model.store_texts([("your text", TEXT)])
+    (values,) = answers(listing, folder, {"plan": {"kind": "own", "text": TEXT}})
+    assert f"decoder reads {head} tokens" in values[-1]["text"]
 
 
 def same_answers(own: list[dict], theirs: list) -> None:

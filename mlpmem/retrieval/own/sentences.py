@@ -59,18 +59,25 @@ def end_of_answer(decoder: Any) -> int | None:
     return own if own in decoder.eos_ids or not decoder.eos_ids else min(decoder.eos_ids)
 
 
-def cut_sentences(decoder: Any, titled: Sequence[tuple[str, str]]) -> Documents:
+def cut_sentences(decoder: Any, titled: Sequence[tuple[str, str]], head: int) -> Documents:
     """Return (title, text) pairs as documents with one sentence a passage, its end token last.
 
-    MlpMemError if there is no text.
+    A sentence that does not fit behind the tokens of a head is cut. MlpMemError if there is no
+    text, or if nothing fits behind the head.
     """
     last = end_of_answer(decoder)
     end = [] if last is None else [last]
+    longest = min(LONGEST, decoder.max_positions - head - len(end))
+    if longest < 1:
+        raise MlpMemError(
+            f"text: the decoder reads {decoder.max_positions} tokens, and its form of questions "
+            f"takes {head} of them, so no sentence fits behind it; take another decoder"
+        )
     passages: list[tuple[int, list[int]]] = []
     for index, (_, text) in enumerate(titled):
         for sentence in sentences_of(text):
             ids = encode_text(decoder.tokenizer, sentence)
-            parts = [ids[at : at + LONGEST] for at in range(0, len(ids), LONGEST)]
+            parts = [ids[at : at + longest] for at in range(0, len(ids), longest)]
             passages += [(index, part + end) for part in parts]
     if not passages:
         raise MlpMemError(
@@ -99,7 +106,7 @@ def keyed(
 
     With a head, every sentence is keyed behind it.
     """
-    documents = cut_sentences(decoder, titled) if head else cut_text(decoder, titled)
+    documents = cut_sentences(decoder, titled, len(head)) if head else cut_text(decoder, titled)
     full, places, positions, counts = placed(documents, head)
     return documents, positions, counts, build(full, places)
 

@@ -27,7 +27,7 @@ def test_a_sentence_ends_with_its_sign_its_quotes_or_its_line(text):
 
 def test_a_passage_is_a_sentence_with_its_end_and_units_follow_passages(tiny_model):
     decoder = tiny_model.decoder
-    documents = cut_sentences(decoder, [("a", "Lima is big. So is Oslo."), ("b", "Rome.")])
+    documents = cut_sentences(decoder, [("a", "Lima is big. So is Oslo."), ("b", "Rome.")], 4)
     texts = [decoder.decode(documents.passage(p).tolist()) for p in range(len(documents))]
     assert texts == ["Lima is big.", "So is Oslo.", "Rome."]
     assert documents.document_of.tolist() == [0, 0, 1]
@@ -37,7 +37,7 @@ def test_a_passage_is_a_sentence_with_its_end_and_units_follow_passages(tiny_mod
     assert units[0] == 0 and np.all(np.diff(units) >= 0)
     assert len(set(units[documents.offsets[:-1]].tolist())) == 3
     with pytest.raises(MlpMemError, match="must hold some text"):
-        cut_sentences(decoder, [("a", " \n ")])
+        cut_sentences(decoder, [("a", " \n ")], 4)
 
 
 def test_a_key_is_the_state_behind_the_head_of_an_answer(tiny_model):

@@ -14,7 +14,7 @@ import { Tokenizer } from "../model/tokenizer.js";
 import { Weights } from "../model/weights.js";
 
 const WARM = 150; // milliseconds
-const [WHOLE, BLOCKS] = ["decoder/model.safetensors", "decoder/blocks.gguf"];
+const [WHOLE, BLOCKS, GENERAL] = ["decoder/model.safetensors", "decoder/blocks.gguf", "general.safetensors"];
 
 /** @param {Map<string, Uint8Array>} files @param {string} name */
 function json(files, name) {
@@ -54,6 +54,8 @@ export class Model {
     const routers = [...files.keys()].filter((name) => /^router\/.+\/config\.json$/.test(name)).map((name) =>
       made(name.replace("config.json", "model.safetensors"), (weights) => Router.of(json(files, name), weights)));
     const model = new Model(live, decoder, memory, routers, tokenizer, kernel);
+    const general = files.get(GENERAL);
+    model.general = general ? new Weights(general, GENERAL) : null;
     model.#warm();
     return model;
   }
@@ -67,6 +69,8 @@ export class Model {
     this.tokenizer = tokenizer;
     this.kernel = kernel;
     this.eos = new Set(live.eos);
+    /** States of general requests, which a gate is fitted to. @type {Weights | null} */
+    this.general = null;
   }
 
   /** Answers a while to nobody, so that the browser has compiled the passes before the first question. */

@@ -25,6 +25,7 @@ export function shapeOf(config) {
     [config.model_type !== "llama", `of the family ${config.model_type}`],
     [config.hidden_act !== "silu", `with the activation ${config.hidden_act}`],
     [config.attention_bias || config.mlp_bias, "with biases"],
+    [(config.head_dim ?? config.hidden_size / config.num_attention_heads) % 4, "with heads whose size is not a multiple of 4"],
     [!["default", undefined].includes(rope.rope_type), `with ${rope.rope_type} positions`],
   ].find(([wrong]) => wrong);
   must(!other, `This bundle's decoder is ${other?.[1]}, which does not run in the browser; Llama's does.`);
@@ -91,7 +92,7 @@ export class Decoder {
     const scratch = room(ROWS * D) + 2 * room(ROWS * Math.max(D, H * C)) + 2 * room(ROWS * G * C) +
       2 * room(ROWS * inner) + room(ROWS * V);
     if (packed) return packed + scratch + room(preparedRoom(ROWS, Math.max(D, H * C, inner)));
-    return (tied ? 1 : 2) * room(V * D) + room(D) + layers * layer + scratch;
+    return (tied ? 1 : 2) * room(V * D) + room(D) + layers * layer + scratch + room(ROWS * Math.max(D, H * C, inner));
   }
 
   /** @param {Shape} shape @param {Weights | Blocks} weights @param {Arena} arena @param {number} depth of the layer whose FFN input is the hidden state */
@@ -120,6 +121,7 @@ export class Decoder {
     });
     this.bytes = arena.taken;
     if (weights.packed) arena.takePrepared(ROWS, Math.max(D, H * C, inner));
+    else arena.takeSpread(ROWS * Math.max(D, H * C, inner));
     this.x = arena.take(ROWS * D);
     this.n = arena.take(ROWS * Math.max(D, H * C));
     this.q = arena.take(ROWS * Math.max(D, H * C));
@@ -207,12 +209,14 @@ export class Decoder {
       const group = Math.floor(h / (H / G)) * C;
       let top = -Infinity;
       for (let t = 0, at = group; t < T; t += 1, at += G * C) {
-        let [a, b] = [0, 0];
-        for (let c = 0; c < C; c += 2) {
-          a += q[from + c] * keys[at + c];
-          b += q[from + c + 1] * keys[at + c + 1];
+        let [a, b, c, d] = [0, 0, 0, 0];
+        for (let i = 0; i < C; i += 4) {
+          a += q[from + i] * keys[at + i];
+          b += q[from + i + 1] * keys[at + i + 1];
+          c += q[from + i + 2] * keys[at + i + 2];
+          d += q[from + i + 3] * keys[at + i + 3];
         }
-        scratch[t] = (a + b) * scale;
+        scratch[t] = (a + b + c + d) * scale;
         if (scratch[t] > top) top = scratch[t];
       }
       let sum = 0;
@@ -220,10 +224,19 @@ export class Decoder {
         scratch[t] = Math.exp(scratch[t] - top);
         sum += scratch[t];
       }
-      n.fill(0, from, from + C);
-      for (let t = 0, at = group; t < T; t += 1, at += G * C) {
-        const weight = scratch[t] / sum;
-        for (let c = 0; c < C; c += 1) n[from + c] += weight * values[at + c];
+      for (let i = 0; i < C; i += 4) { // four sums that stay in registers
+        let [a, b, c, d] = [0, 0, 0, 0];
+        for (let t = 0, at = group + i; t < T; t += 1, at += G * C) {
+          const weight = scratch[t];
+          a += weight * values[at];
+          b += weight * values[at + 1];
+          c += weight * values[at + 2];
+          d += weight * values[at + 3];
+        }
+        n[from + i] = a / sum;
+        n[from + i + 1] = b / sum;
+        n[from + i + 2] = c / sum;
+        n[from + i + 3] = d / sum;
       }
     }
   }

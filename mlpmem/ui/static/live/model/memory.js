@@ -28,7 +28,8 @@ export class Memory {
   static room({ num_layers: layers, hidden_size: D, intermediate_size: inner, vocab_size: V, tied_head: tied, context = [] }) {
     const K = D * (1 + context.length);
     const door = context.length ? 2 * room(K) + room(D * K) + room(ROWS * K) : 0;
-    return door + layers * (room(D) + 3 * room(D * inner)) + room(D) + (tied ? 0 : room(V * D)) + 2 * room(ROWS * inner) + room(ROWS * V) + 2 * room(ROWS * D);
+    return door + layers * (room(D) + 3 * room(D * inner)) + room(D) + (tied ? 0 : room(V * D)) +
+      2 * room(ROWS * inner) + room(ROWS * V) + 2 * room(ROWS * D) + room(ROWS * Math.max(K, inner));
   }
 
   /** @param {Config} config @param {Weights} weights @param {Decoder} decoder in whose arena it lies */
@@ -60,6 +61,7 @@ export class Memory {
     this.gate = arena.take(ROWS * inner);
     this.up = arena.take(ROWS * inner);
     this.scores = arena.take(ROWS * V);
+    arena.takeSpread(ROWS * Math.max(K, inner));
   }
 
   /** The logits of states, in an array that the next call overwrites.

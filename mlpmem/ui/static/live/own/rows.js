@@ -6,11 +6,13 @@
 /** @import { Model } from "../engine/fused.js" */
 /** @import { Store } from "./store.js" */
 /** @import { Search } from "./search.js" */
+/** @import { Weights } from "../model/weights.js" */
 import { continuation } from "../engine/prompts.js";
 import { nearest } from "../engine/fused.js";
 import { logSoftmax } from "../engine/distributions.js";
 import { features } from "../engine/router.js";
 import { ROWS } from "../model/decoder.js";
+import { must } from "../model/errors.js";
 import { roundToHalf } from "../model/products/halves.js";
 import { Chance } from "./chance.js";
 import { askedIds, stripped, wordsOf } from "./sentences.js";
@@ -33,11 +35,13 @@ const general = new WeakMap();
 
 /** The states of general requests and their answers, computed once. */
 export const referenceStates = {
-  /** Reads the requests, unless that is done. @param {Model} model @returns {Generator<{ done: number, total: number }, void>} */
+  /** Reads the requests, unless that is done or their states came with the model. @param {Model} model
+   * @returns {Generator<{ done: number, total: number }, void>} */
   *read(model) {
     if (general.has(model)) return;
     const answers = model.live.texts.general.map(([question, text]) => answerOf(model, question, continuation(model, text))).filter(isWhole);
-    general.set(model, yield* passes(model, answers));
+    must(answers.length > 0, `The decoder reads ${model.positions} tokens, too few for a question and its answer.`);
+    general.set(model, model.general ? stored(answers, model.general, model.decoder.shape.D) : yield* passes(model, answers));
   },
 
   /** The states (R, D), once they were read. @param {Model} model */
@@ -58,6 +62,19 @@ function answerOf(model, question, ids) {
 
 /** Whether there is a token of the answer; the question alone may fill the positions. @param {Answer} answer */
 const isWhole = ({ ids, start }) => ids.length > start;
+
+/** Answers with states that a file has, as mlpmem/space/general.py writes it. @param {Answer[]} answers @param {Weights} weights
+ * @param {number} D @returns {Pass[]} */
+function stored(answers, weights, D) {
+  const R = answers.reduce((sum, { ids, start }) => sum + ids.length - start, 0);
+  const [states, heads] = ["states", "heads"].map((name) => weights.copy(name, [R, D], new Float32Array(R * D)));
+  let from = 0;
+  return answers.map(({ ids, start }) => {
+    const rows = Array.from({ length: ids.length - start }, (_, r) => (from + r) * D);
+    from += rows.length;
+    return { ids, start, states: rows.map((at) => states.subarray(at, at + D)), heads: rows.map((at) => heads.subarray(at, at + D)) };
+  });
+}
 
 /** Reads answers; what all of them begin with is read once. Yields the tokens read. @param {Model} model @param {Answer[]} answers
  * @returns {Generator<{ done: number, total: number }, Pass[]>} */

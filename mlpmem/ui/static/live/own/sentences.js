@@ -4,6 +4,7 @@
  * A decoder without a form of questions reads the text in passages. */
 /** @import { Model } from "../engine/fused.js" */
 import { fittedChat } from "../engine/prompts.js";
+import { must } from "../model/errors.js";
 
 const DIFFERENT = ["one 1 six", "Za, b"]; // share no word
 const ASKED = "Tell me."; // what every sentence is keyed as an answer to
@@ -50,6 +51,7 @@ export function passagesOf({ tokenizer, positions, eos }, text, head) {
     const last = tokenizer.eos !== null && (eos.has(tokenizer.eos) || !eos.size) ? tokenizer.eos : Math.min(...eos);
     const end = Number.isFinite(last) ? [last] : [];
     const longest = Math.min(LONGEST, positions - head - end.length);
+    must(longest > 0, `The decoder reads ${positions} tokens, and its form of questions takes ${head} of them, so no sentence fits behind it.`);
     return sentencesOf(text).flatMap((sentence) => cut(tokenizer.encode(sentence), longest).map((part) => [...part, ...end]));
   }
   const start = tokenizer.bos ?? tokenizer.eos;

@@ -39,8 +39,10 @@ export class Arena {
   constructor(kernel, count, blocks = null) {
     this.taken = 0; // bytes
     this.bytes = 4 * count;
-    /** @type {{ product: Function, halves: Function } | null} */
+    /** @type {{ product: Function, halves: Function, pairs: Function, spread: Function, negative: Function } | null} */
     this.kernel = null;
+    /** Rows spread for the kernel's `pairs`, which is faster on x86; null where `halves` is used. @type {Float32Array | null} */
+    this.spread = null;
     /** @type {{ fours: Function, eights: Function } | null} */
     this.blocks = null;
     /** Rows prepared for `blocks`. @type {Float32Array | null} */
@@ -84,6 +86,12 @@ export class Arena {
     this.prepared = this.take(preparedRoom(rows, depth));
   }
 
+  /** Makes room for rows that are multiplied with halves. @param {number} count of numbers */
+  takeSpread(count) {
+    const array = this.take(count);
+    if (this.kernel?.negative(Infinity) && array.length > (this.spread?.length ?? 0)) this.spread = array;
+  }
+
   /** Frees the array that was taken last. @param {Uint16Array} array */
   giveBack(array) {
     array.fill(0);
@@ -99,7 +107,10 @@ export class Arena {
       return;
     }
     const swift = this.kernel !== null && depth % 8 === 0;
-    if (swift) {
+    if (swift && w instanceof Uint16Array && this.spread) {
+      this.kernel?.spread(x.byteOffset, this.spread.byteOffset, rows * depth);
+      this.kernel?.pairs(this.spread.byteOffset, w.byteOffset, out.byteOffset, rows, depth, width);
+    } else if (swift) {
       const run = w instanceof Float32Array ? this.kernel?.product : this.kernel?.halves;
       run?.(x.byteOffset, w.byteOffset, out.byteOffset, rows, depth, width);
     }
