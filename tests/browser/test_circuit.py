@@ -43,17 +43,19 @@ def test_pipes_are_as_wide_as_the_traces_probabilities(visit, phone):
     assert overflow(page) == 0
 
 
-def test_an_earlier_runs_circuit_is_faint_until_the_next_runs_first_token(visit):
+def test_an_earlier_runs_figures_are_faint_until_the_next_run_begins(visit):
     page = visit()
     generate(page, BOOK)
     page.evaluate("""() => {
-      const circuit = document.querySelector('.circuit');
-      window.faint = [];
-      new MutationObserver(() => window.faint.push(circuit.hasAttribute('data-earlier')))
-        .observe(circuit, { attributeFilter: ['data-earlier'] });
+      window.faint = ['.circuit', '.curve-box'].map((name) => {
+        const [part, seen] = [document.querySelector(name), []];
+        new MutationObserver(() => seen.push(part.hasAttribute('data-earlier')))
+          .observe(part, { attributeFilter: ['data-earlier'] });
+        return seen;
+      });
     }""")
     generate(page, RIVER)
-    assert page.evaluate("window.faint") == [True, False]
+    assert page.evaluate("window.faint") == [[True, False]] * 2
 
 
 @pytest.mark.slow

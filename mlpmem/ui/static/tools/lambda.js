@@ -43,6 +43,7 @@ export class LambdaBar {
     host.replaceChildren(this.#layout());
     page.on("lambda", () => this.repaint());
     page.on("view", () => this.repaint());
+    page.on("pending", () => this.repaint());
     page.on("status", () => this.#defaults());
     this.#defaults();
   }
@@ -136,6 +137,7 @@ export class LambdaBar {
     if (here !== null || own !== null) this.input.value = String(here ?? own);
     this.input.style.setProperty("--at", String(page.lambda ?? Number(this.input.value)));
     this.curve.draw(trace?.steps ?? NONE, view?.truth() ?? null, whoseText(pane));
+    this.curve.root.toggleAttribute("data-earlier", view?.running === true && view.head.kind === "waiting");
     this.curve.mark(shown === "auto" && mixed ? mixed.lmbda : shown, trace?.system);
     setText(this.again, `Generate again at λ ${lambdaText(next ?? shown)}`);
     const moved = Boolean(next !== null && !scored && status.ready && view?.shown && view.isOff(next));
