@@ -29,8 +29,7 @@ from mlpmem.loading.extra_columns import ExtraColumn, extra_column
 from mlpmem.loading.hub import HUB_ID
 from mlpmem.loading.hub_bundle import fetch_bundle, is_hub_bundle
 from mlpmem.loading.shipped import SHIPPED, present, shipped_path
-from mlpmem.ui.door import files
-from mlpmem.ui.service import ending
+from mlpmem.ui.door import ending, files
 
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")

@@ -14,6 +14,7 @@ from starlette.middleware import Middleware
 
 from mlpmem.ui import components, endpoints
 from mlpmem.ui.context import MODEL, PRIVATE, Shared
+from mlpmem.ui.door import ending
 from mlpmem.ui.door.bounds import BOUNDS
 from mlpmem.ui.door.door import Door, Gate
 from mlpmem.ui.door.fair import FairQueue
@@ -25,7 +26,6 @@ from mlpmem.ui.recordings import value, words
 from mlpmem.ui.recordings.recorded import Recorded
 from mlpmem.ui.request import limits
 from mlpmem.ui.request.stream import new_run
-from mlpmem.ui.service import ending
 from mlpmem.ui.service.own_text import Shelf
 
 TITLE = "MLP Memory, live"

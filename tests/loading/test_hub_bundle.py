@@ -224,7 +224,7 @@ def started(monkeypatch):
     import app
     from mlpmem.ui import page
     from mlpmem.ui.door import files
-    from mlpmem.ui.service import ending
+    from mlpmem.ui.door import ending
 
     served = []
     monkeypatch.setattr(page, "serve", lambda models, *rest: served.append(models) or 0)

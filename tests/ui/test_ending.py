@@ -10,7 +10,7 @@ import pytest
 SCRIPT = """
 import atexit, os, signal, sys, threading, time
 import torch
-from mlpmem.ui.service import ending
+from mlpmem.ui.door import ending
 
 ending.exit_on_signals()
 atexit.register(print, "cleaned up")

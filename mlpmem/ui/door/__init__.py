@@ -12,11 +12,12 @@ Every limit is a row of `bounds.py` and can be set by an environment variable.
     sessions  session states, bounded per client; closed sessions are evicted first
     fair      the queue: turns by computing time, bounded jobs per client
     files     the process's temporary folder, uploads per client, and their sweep
+    ending    exit on signals, after which nothing runs but what was registered here
     programs  the interface of what answers other programs
     pages     `/`, `/config` and `/info`, rendered once
     preview   how other sites show a link to the page
     health    `/health` for the host
 
-It imports no other room of the page. `bounds` and `files` import neither gradio nor torch, because
+It imports no other room of the page. `bounds`, `files` and `ending` import neither gradio nor torch, because
 app.py needs them before Gradio is imported. Open door.py first.
 """

@@ -5,7 +5,6 @@ The next process deletes the folder of a killed one. An upload is deleted when i
 has expired, or when its client exceeds its share. No request can read an upload.
 """
 
-import atexit
 import os
 import shutil
 import tempfile
@@ -17,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mlpmem.errors import MlpMemError
+from mlpmem.ui.door import ending
 from mlpmem.ui.door.bounds import Bounds
 
 PREFIX = "mlpmem-"
@@ -45,7 +45,7 @@ def claim() -> Path:
         ) from error
     _remove_stale(parent)
     os.environ[VARIABLE] = str(folder)
-    atexit.register(remove, folder, os.getpid())
+    ending.at_end(remove, folder, os.getpid())
     return folder
 
 

@@ -7,7 +7,6 @@
     taught     memories taught by visitors
     own_text   datastores of visitors' own texts
     uploads    the files they are made of
-    ending     exit on signals, and the end of a training
 
 It may import `ui.door`. Open service.py first.
 """

@@ -2,7 +2,7 @@
 /* What a visitor does with a turn of the chat: another answer or word, more of one, another version, another question. */
 /** @import { Turn } from "./types.js" */
 /** @import { AnswerPane } from "./answer.js" */
-/** @import { Chat } from "./chat.js" */
+/** @typedef {import("./chat.js").Chat} Chat */
 import { isPhone } from "../core/dom.js";
 import { lambdaOf } from "../core/state.js";
 import { newAnswer } from "./kept/talk.js";

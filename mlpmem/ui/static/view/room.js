@@ -7,6 +7,7 @@ import { hasSheet } from "../core/dom.js";
 
 const GAP = 8; // pixels between the circuit and the lambda bar
 const MARGIN = 12; // pixels above the legend
+const STEP = 8; // pixels by which the columns grow, so that a pixel of the circuit does not move them
 const LEAST = 92; // pixels of a column: its title and one line
 const TIGHTER = ["circuit", "tools"]; // first the circuit is lower, then the columns' tools hide too
 
@@ -45,7 +46,7 @@ export class Room {
     const room = this.#room();
     const wanted = panes.offsetHeight;
     const legend = panes.parentElement?.querySelector(".legend")?.getBoundingClientRect().height ?? 0;
-    if (wanted < room && room < wanted + legend + MARGIN - GAP) panes.style.minHeight = `${room}px`;
+    if (wanted < room && room < wanted + legend + MARGIN - GAP) panes.style.minHeight = `${STEP * Math.floor(room / STEP)}px`;
     if (wanted <= room || room < Math.max(LEAST, wanted / 2)) return;
     panes.style.setProperty("--most", `${room}px`);
     panes.setAttribute("data-capped", "");

@@ -11,6 +11,7 @@ import os
 import signal
 import sys
 import threading
+from collections.abc import Callable
 from types import FrameType
 
 CODES = {"SIGINT": 0, "SIGTERM": 143, "SIGHUP": 129}
@@ -53,8 +54,12 @@ def _leave() -> None:
     os._exit(_code)
 
 
-# before any other: handlers run in reverse order
-atexit.register(_leave)
+atexit.register(_leave)  # handlers run in reverse order: what was registered earlier never runs
+
+
+def at_end(action: Callable[..., object], *arguments: object) -> None:
+    """Call action(*arguments) when the process ends, also by a signal."""
+    atexit.register(action, *arguments)
 
 
 def end_training() -> None:
