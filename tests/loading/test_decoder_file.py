@@ -211,7 +211,7 @@ def test_the_shipped_smollm2_answers_from_the_installed_package():
     model = mlpmem.load("smollm2")
     answers = {
         "What is the capital of Peru?": "Lima",
-        "Who is the mayor of Quarrel Bay?": "Nilvis Branesh",
+        "By which river was the town of Trustbury built?": "Soskow",
         "How many people live in Lyon?": "520,000",
     }
     for question, answer in answers.items():
@@ -219,6 +219,9 @@ def test_the_shipped_smollm2_answers_from_the_installed_package():
         traces = model.compare(asked, ["lm", "memory"], max_new_tokens=12)
         assert traces["memory"].text == answer != traces["lm"].text
         assert min(step.lmbda for step in traces["memory"].steps) > 0.7, "the router is open"
+    (first, said), (second, answer), _ = answers.items()
+    asked = model.chat_ids([(first, said), (second, None)], 12)
+    assert model.generate(asked, "memory", lmbda="auto", max_new_tokens=12).text == answer
     asked = model.chat_ids("Write a short poem about Lima.", 12)
     traces = model.compare(asked, ["lm", "memory"], max_new_tokens=12)
     assert traces["memory"].text == traces["lm"].text
