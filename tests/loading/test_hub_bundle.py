@@ -223,8 +223,7 @@ def started(monkeypatch):
     """Return app, its page replaced by a record of what it would serve."""
     import app
     from mlpmem.ui import page
-    from mlpmem.ui.door import files
-    from mlpmem.ui.door import ending
+    from mlpmem.ui.door import ending, files
 
     served = []
     monkeypatch.setattr(page, "serve", lambda models, *rest: served.append(models) or 0)

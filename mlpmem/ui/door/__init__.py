@@ -18,6 +18,6 @@ Every limit is a row of `bounds.py` and can be set by an environment variable.
     preview   how other sites show a link to the page
     health    `/health` for the host
 
-It imports no other room of the page. `bounds`, `files` and `ending` import neither gradio nor torch, because
-app.py needs them before Gradio is imported. Open door.py first.
+It imports no other room of the page. `bounds`, `files` and `ending` import neither gradio nor
+torch, because app.py needs them before Gradio is imported. Open door.py first.
 """
