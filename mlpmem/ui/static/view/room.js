@@ -1,13 +1,10 @@
 // @ts-check
-/* Room for the circuit on a desktop's first screen: the answers above it and the lambda bar below it leave it whole,
- * and the columns take room in which the legend below it would be cut.
+/* Room for the circuit on a desktop's first screen: the answers above it and the lambda bar below it leave it whole.
  * Where they do not, the circuit is lower, the columns' tools hide behind "Tools, times and sizes", and a longer answer
  * scrolls in its column, unless less than half of it would be seen: then the circuit is below the fold. */
 import { hasSheet } from "../core/dom.js";
 
 const GAP = 8; // pixels between the circuit and the lambda bar
-const MARGIN = 12; // pixels above the legend
-const STEP = 8; // pixels by which the columns grow, so that a pixel of the circuit does not move them
 const LEAST = 92; // pixels of a column: its title and one line
 const TIGHTER = ["circuit", "tools"]; // first the circuit is lower, then the columns' tools hide too
 
@@ -38,15 +35,12 @@ export class Room {
     const scrolled = this.#bodies().map((body) => body.scrollTop);
     panes.removeAttribute("data-capped");
     panes.removeAttribute("data-tight");
-    panes.style.minHeight = "";
     if (hasSheet() || !home.offsetHeight || panes.hasAttribute("data-details")) return;
     for (const way of TIGHTER) {
       if (panes.offsetHeight > this.#room()) panes.setAttribute("data-tight", way);
     }
     const room = this.#room();
     const wanted = panes.offsetHeight;
-    const legend = panes.parentElement?.querySelector(".legend")?.getBoundingClientRect().height ?? 0;
-    if (wanted < room && room < wanted + legend + MARGIN - GAP) panes.style.minHeight = `${STEP * Math.floor(room / STEP)}px`;
     if (wanted <= room || room < Math.max(LEAST, wanted / 2)) return;
     panes.style.setProperty("--most", `${room}px`);
     panes.setAttribute("data-capped", "");
