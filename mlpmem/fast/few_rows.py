@@ -21,7 +21,7 @@ from mlpmem.fast.packed import PackedLinear
 LANES, GROUP = 16, 32  # outputs side by side; inputs that share a scale
 FEW = 4  # rows
 CHUNK = 2**22  # numbers rounded at once
-SLACK = 1.3  # times the packed form's seconds: not worth holding a weight twice
+SLACK = 1.6  # times the packed form's seconds: not worth holding a weight twice
 
 
 class Lanes(NamedTuple):
