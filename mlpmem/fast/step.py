@@ -57,6 +57,7 @@ class Step:
         eps = llama.norm.eps, head[0].eps if head else 0.0, recall.norm.eps if recall else 0.0
         self.factors = np.array([llama.norm.one, *eps], np.float32)
         self.sample = np.empty(0, np.float32 if self.dtype == torch.float32 else np.int16)
+        self.unscored = self._scores(torch.empty(0, dtype=torch.long), 0)
 
     @classmethod
     def of(cls, llama: Any, recall: Recall | None = None) -> "Step | None":
@@ -103,7 +104,7 @@ class Step:
         sources = 1 if self.recall is None else 2
         hidden = torch.empty_like(x)
         logits = torch.empty(sources, batch * keep, self.products[-1][0].outputs)
-        scores = self._scores(follow, x.shape[1])
+        scores = self.unscored if follow is None else self._scores(follow, x.shape[1])
         room = *self._room((batch, tokens, kept, keep), x.shape[1], end), _split(logits), scores
         if self.entered and kept:
             assert words is not None, "this memory reads context vectors"
@@ -205,12 +206,10 @@ class Step:
         tops, ends = (torch.empty(sources, batch * count, width) for count in (kept, keep))
         return layer, block, _split(tops), _split(ends)
 
-    def _scores(self, follow: Tensor | None, width: int) -> tuple[np.ndarray, ...]:
+    def _scores(self, follow: Tensor, width: int) -> tuple[np.ndarray, ...]:
         """Return the arrays of `score_chunk`: tokens (S B N), columns, totals, and found."""
         sources = 1 if self.recall is None else 2
-        tokens = np.empty(0, np.int64)
-        if follow is not None:
-            tokens = np.tile(follow.numpy().ravel(), sources)
+        tokens = np.tile(follow.numpy().ravel(), sources)
         rows = len(tokens) if self.phases.tied else len(tokens) // sources  # of one product
         columns = np.empty((width, -(-rows // LANES) * LANES), np.float32)
         totals = np.full((self.phases.head_chunks, len(tokens)), -np.inf, np.float32)

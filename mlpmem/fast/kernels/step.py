@@ -125,14 +125,14 @@ def keep_last(rows, batch, out):
 
 
 @compiled
-def attend_chunk(layer, begin, end, model, room, past, shared, sample):
+def attend_chunk(layer, begin, end, model, arrays, past, shared, sample):
     """Compute parts begin .. end - 1 of the attention.
 
     Of one token per sequence, a part of P x KV is a span of positions of a key head. Of more, a
     part of B x KV x P is some tokens of a sequence.
     """
     caches, windows, scores = model[0], model[1], model[2]
-    queries, pieces, attended = room[0][1], room[0][3], room[0][4]
+    queries, pieces, attended = arrays[1], arrays[3], arrays[4]
     batch, tokens, heads, size = queries.shape
     window = windows[layer]
     keys, values = cached(caches, layer, batch, size, sample)
@@ -159,38 +159,39 @@ def attend_chunk(layer, begin, end, model, room, past, shared, sample):
 
 
 @compiled
-def multiply_chunk(phase, chunk, plan, room):
-    """Compute a chunk of a phase that is a product."""
-    first, chunks, parts, kinds = plan
-    (h, q, qkv, pieces, attended, gate_up, activated, delta, sums), recall, tops, ends = room[:4]
-    part, begin, end = chunks[first[phase] + chunk]
-    kind, inputs, out = kinds[phase, 0], h, qkv
+def multiply_chunk(kind, part, begin, end, layer):
+    """Compute a chunk of a layer's product, with the layer's arrays."""
+    h, q, qkv, pieces, attended, gate_up, activated, delta, sums = layer
+    inputs, out = h, qkv
     if kind == OUT:
         inputs, out = attended, delta
     elif kind == GATE_UP:
         out = gate_up
     elif kind == DOWN:
         inputs, out = activated, delta
-    elif kind == RECALL_DOOR:
-        inputs, out = recall[3], recall[5]
-    elif kind == RECALL_GATE_UP:
-        inputs, out = recall[4], recall[1]
-    elif kind == RECALL_DOWN:
-        inputs, out = recall[2], recall[5]
-    elif kind >= HEAD:
-        inputs, out = ends[kind - HEAD], room[4][kind - HEAD]
-    some_outputs(parts[part], begin, end, inputs, sums, out)
+    some_outputs(part, begin, end, inputs, sums, out)
 
 
 @compiled
-def score_part(phase, chunk, plan, room):
+def recall_chunk(kind, part, begin, end, block, sums):
+    """Compute a chunk of a product of a memory's door or block, with its arrays."""
+    y, gate_up, activated, entered, inputs, out = block
+    if kind == RECALL_DOOR:
+        inputs = entered
+    elif kind == RECALL_GATE_UP:
+        out = gate_up
+    elif kind == RECALL_DOWN:
+        inputs = activated
+    some_outputs(part, begin, end, inputs, sums, out)
+
+
+@compiled
+def score_part(kind, part, begin, end, chunk, tops, scores, sums):
     """Compute a chunk of a phase that scores tokens."""
-    first, chunks, parts, kinds = plan
-    part, begin, end = chunks[first[phase] + chunk]
-    tops, (tokens, columns, totals, found), kind = room[2], room[5], kinds[phase, 0]
+    tokens, columns, totals, found = scores
     row = len(tops[1]) if kind == RECALL_SCORE else 0  # the first
-    inputs = tops[kind - SCORE], columns, room[0][8]
-    score_chunk(parts[part], begin, end, *inputs, tokens[row:], totals[chunk, row:], found[row:])
+    inputs = tops[kind - SCORE], columns, sums
+    score_chunk(part, begin, end, *inputs, tokens[row:], totals[chunk, row:], found[row:])
 
 
 @compiled
@@ -235,13 +236,19 @@ def step(leads, word, done, plan, model, room, x, hidden, past, shared, sample):
                 break
             if not swap(word, 0, current, current + 1):
                 continue
-            if plan[3][on, 0] == ATTEND:  # with it, the other's frame would take long to make
-                _, begin, end = plan[1][first[on] + chunk]
-                attend_chunk(plan[3][on, 1], begin, end, model, room, past, shared, sample)
-            elif plan[3][on, 0] >= SCORE:
-                score_part(on, chunk, plan, room)
+            kind, (index, begin, end) = plan[3][on, 0], plan[1][first[on] + chunk]
+            part, sums = plan[2][index], room[0][8]
+            # each gets the arrays that it needs: frames of more would take long to make
+            if kind == ATTEND:
+                attend_chunk(plan[3][on, 1], begin, end, model, room[0], past, shared, sample)
+            elif kind < RECALL_DOOR:
+                multiply_chunk(kind, part, begin, end, room[0])
+            elif kind < HEAD:
+                recall_chunk(kind, part, begin, end, room[1], sums)
+            elif kind < SCORE:
+                some_outputs(part, begin, end, room[3][kind - HEAD], sums, room[4][kind - HEAD])
             else:
-                multiply_chunk(on, chunk, plan, room)
+                score_part(kind, part, begin, end, chunk, room[2], room[5], sums)
             add(done, on, 1)
         if leads:
             while read(done, phase) < first[phase + 1] - first[phase]:
