@@ -282,12 +282,13 @@ def _mixed(
     model: FusedModel, sources: Sources, live: list[Writer], evidence: Evidence
 ) -> tuple[Tensor, list[float]]:
     """Return the mixes (writers, V) and the lambda of each."""
-    rows = [writer.row for writer in live]
+    lm = sources["lm"][[writer.row for writer in live]]
+    weights = [_weight(model, sources, writer, evidence) for writer in live]
+    if not any(weights):
+        return lm, weights
     log_probs = {system: sources[system] for system in {writer.system for writer in live}}
     other = torch.stack([log_probs[writer.system][writer.row] for writer in live])
-    weights = [_weight(model, sources, writer, evidence) for writer in live]
-    lmbdas = torch.tensor(weights, device=other.device)
-    return interpolate(sources["lm"][rows], other, lmbdas), weights
+    return interpolate(lm, other, torch.tensor(weights, device=lm.device)), weights
 
 
 def _weight(model: FusedModel, sources: Sources, writer: Writer, evidence: Evidence) -> float:
