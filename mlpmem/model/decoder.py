@@ -1,13 +1,11 @@
-"""The frozen decoder: token ids -> logits, hidden states at one depth, cache; text <-> token ids.
+"""The frozen decoder: token ids -> logits, hidden states at one depth, cache.
 
-The hidden state is the input of the FFN of layer `depth` (post-norm). A permanent hook writes it
-into a ContextVar, so the decoder keeps no state of a call. With a `context`, the context vectors
-follow it (context.py). Training and generation are elsewhere.
+The hidden state is the input of the FFN of layer `depth` (post-norm), see capture.py. With a
+`context`, the context vectors follow it (context.py). Texts are in texts.py; training and
+generation are elsewhere.
 """
 
 import weakref
-from collections.abc import Sequence
-from contextvars import ContextVar
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -27,6 +25,7 @@ from mlpmem.fast.llama_pass import LlamaPass
 from mlpmem.fast.packed import PackedLinear
 from mlpmem.fast.small_products import SmallProducts
 from mlpmem.formats import check_gguf, is_gguf
+from mlpmem.model.capture import capture, run
 from mlpmem.model.context import Context, ContextLayer, take_layer
 from mlpmem.model.decoder_files import check_numbers, check_tokenizer, read_folder, reading
 from mlpmem.model.families import (
@@ -38,32 +37,11 @@ from mlpmem.model.families import (
     uses_alibi,
 )
 from mlpmem.model.gguf.assemble import load_gguf
-from mlpmem.model.tokenizer import (
-    encode_text,
-    special_ids,
-    token_bytes,
-    tokenizer_hash,
-    turn_ends,
-)
+from mlpmem.model.texts import Texts
 
 # hand-written passes by the name in a family's row
 PASSES: dict[str, type[Gpt2Pass | LlamaPass]] = {"gpt2": Gpt2Pass, "llama": LlamaPass}
 PROBE = "The capital of Peru is Lima, and most people there live near the sea. In 1535 it was"
-
-
-class _Capture:
-    """The hidden state of one forward pass, and whether the pass continues after it."""
-
-    def __init__(self, go_on: bool) -> None:
-        self.go_on = go_on
-        self.hidden: Tensor | None = None
-
-
-class _Captured(Exception):
-    """Ends a forward pass once the hidden state is captured."""
-
-
-_CAPTURE: ContextVar[_Capture | None] = ContextVar("capture", default=None)
 
 
 class DecoderOutput(NamedTuple):
@@ -81,7 +59,7 @@ class DecoderOutput(NamedTuple):
         return self.hidden[index], self.logits[index]
 
 
-class Decoder:
+class Decoder(Texts):
     """A frozen causal language model in eval mode."""
 
     def __init__(self, model: nn.Module, tokenizer: Any, depth: int = -1) -> None:
@@ -100,7 +78,7 @@ class Decoder:
         self.products: SmallProducts | None = None  # of a family without a compiled step
         self.kl = 0.0  # nats, between the logits before and after rounding weights, on PROBE
         self.context: Context | None = None  # the context vectors that follow hidden states
-        self._hook = ffn.register_forward_pre_hook(_capture)
+        self._hook = ffn.register_forward_pre_hook(capture)
 
     @classmethod
     def load(
@@ -263,23 +241,6 @@ class Decoder:
         return bytes_of(self.model)
 
     @cached_property
-    def eos_ids(self) -> frozenset[int]:
-        """Return the token ids that end a text or a turn.
-
-        They come from generation config, config, tokenizer and chat template.
-        """
-        ids: set[int] = set(turn_ends(self.tokenizer))
-        for config in (self.model.generation_config, self.model.config, self.tokenizer):
-            named = getattr(config, "eos_token_id", None)
-            ids |= {named} if isinstance(named, int) else set(named or ())
-        return frozenset(ids)
-
-    @cached_property
-    def tokenizer_hash(self) -> str:
-        """Return a sha256 over vocabulary and merges, equal for equal tokenizers."""
-        return tokenizer_hash(self.tokenizer)
-
-    @cached_property
     def gguf_sha256(self) -> str:
         """Return the sha256 of the GGUF file that the weights come from, "" for other decoders.
 
@@ -288,45 +249,6 @@ class Decoder:
         if (file := getattr(self.model, "gguf", None)) is not None:
             return file.sha256()
         return str(getattr(self.model.config, "gguf_sha256", ""))
-
-    @cached_property
-    def token_bytes(self) -> list[bytes]:
-        """Return the UTF-8 bytes of every token id, (V,)."""
-        return token_bytes(self.tokenizer, self.vocab_size)
-
-    @cached_property
-    def pieces(self) -> list[str]:
-        """Return the text of every token id, (V,); undecodable bytes are U+FFFD."""
-        return [piece.decode("utf-8", "replace") for piece in self.token_bytes]
-
-    @cached_property
-    def special_ids(self) -> frozenset[int]:
-        """Return the token ids that are not text."""
-        return special_ids(self.tokenizer)
-
-    def encode(self, text: str, special: bool = False) -> list[int]:
-        """Return the token ids of text, with BOS if the tokenizer adds one.
-
-        Names of control tokens in the text are plain text, unless special is True.
-        """
-        ids = encode_text(self.tokenizer, text, add_special_tokens=True, special=special)
-        if special and self._has_two_bos(ids):
-            return ids[1:]
-        return ids
-
-    def _has_two_bos(self, ids: list[int]) -> bool:
-        """Return whether the text contains the BOS that the tokenizer adds anyway."""
-        bos = self.tokenizer.bos_token_id
-        return bos is not None and ids[:2] == [bos, bos]
-
-    def spelled(self, ids: Sequence[int]) -> str:
-        """Return the text of token ids, with control tokens by name."""
-        return b"".join(self.token_bytes[i] for i in ids).decode("utf-8", "replace")
-
-    def decode(self, ids: list[int]) -> str:
-        """Return the text of token ids, without special tokens."""
-        pieces = (self.token_bytes[i] for i in ids if i not in self.special_ids)
-        return b"".join(pieces).decode("utf-8", "replace")
 
     @torch.inference_mode()
     def forward(
@@ -395,54 +317,7 @@ class Decoder:
                 asked = last, memory, words, scored
                 return DecoderOutput(*self.fast_pass.forward(ids, cache, *asked))
         last = last and last + scored
-        if position_ids is None and attention_mask is not None:
-            position_ids = (attention_mask.long().cumsum(-1) - 1).clamp_min(0)[:, -ids.shape[1] :]
-        if attention_mask is not None and attention_mask.dim() == 4:
-            attention_mask = added_mask(self.model, attention_mask)
-        capture = _Capture(go_on=head)
-        token = _CAPTURE.set(capture)
-        output = None
-        try:
-            with threads_for(self, ids.numel()):
-                output = self.model(
-                    input_ids=ids.to(self.device),
-                    attention_mask=attention_mask,
-                    position_ids=position_ids,
-                    past_key_values=cache,
-                    use_cache=cache is not None,
-                    return_dict=True,
-                    logits_to_keep=last,
-                )
-        except _Captured:
-            pass
-        finally:
-            _CAPTURE.reset(token)
-        hidden = capture.hidden.view(*ids.shape, -1).to(self.device)
-        return DecoderOutput(
-            output.logits if output is not None else None,
-            hidden[:, -last:],
-            output.past_key_values if output is not None else None,
-        )
-
-
-def added_mask(model: nn.Module, mask: Tensor) -> Tensor:
-    """Return a bool mask (B, 1, T, T) in the form that the model's attention needs.
-
-    "eager" attention (the only one of Gemma 2) adds masks to the scores. A decoder with ALiBi does
-    not support such masks.
-    """
-    if model.config._attn_implementation != "eager":
-        return mask
-    return torch.zeros_like(mask, dtype=model.dtype).masked_fill(
-        ~mask, torch.finfo(model.dtype).min
-    )
-
-
-def _capture(module: nn.Module, args: tuple) -> None:
-    """Store the FFN's input for the caller of this pass."""
-    capture = _CAPTURE.get()
-    if capture is None:
-        return
-    capture.hidden = args[0]
-    if not capture.go_on:
-        raise _Captured
+        with threads_for(self, ids.numel()):
+            return DecoderOutput(
+                *run(self.model, ids, attention_mask, position_ids, cache, last, head)
+            )

@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from mlpmem.errors import MlpMemError
-from mlpmem.model.decoder import Decoder, added_mask
+from mlpmem.model.capture import added_mask
+from mlpmem.model.decoder import Decoder
 from mlpmem.model.families import family_of, logit_bound, logit_divisor, uses_alibi
 from mlpmem.model.tokenizer import load_tokenizer, tokenizer_hash
 from mlpmem.retrieval.documents import Documents
