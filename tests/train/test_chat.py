@@ -35,11 +35,13 @@ from train.fit.context_rows import ContextReader, token_weights
 from train.fit.kept_rows import KeptRows
 from train.fit.loss import head_loss
 from train.run.kinds import kind_of
+from train.run.needs import needs
 from train.run.pipeline import STAGES, run
 from train.stages import router as router_stage
 from train.stages.memory import TargetRows
 from train.studies import chats
 from train.studies.run import Run
+from train.studies.training import tuned_chats
 
 TEMPLATE = (
     "{{ 'Be kind.' + eos_token }}{% for m in messages %}{{ m['role'][0] + ':' + m['content'] + "
@@ -278,6 +280,28 @@ def test_the_study_asks_every_cell_and_counts_what_stayed(finished, monkeypatch)
     assert {f.split for f in found if f.metric == "perplexity"} == {"general", "naming", "plain"}
     cells = {f.split for f in found if f.metric == "contained"}
     assert {"real/test", "invented/unseen", "real/second"} <= cells
+
+
+def test_a_tuned_decoder_has_the_memorys_compute_and_the_same_cells(finished, monkeypatch, capsys):
+    folder, recipe = finished
+    monkeypatch.setattr(chats, "TOKENS", 3)
+    sizes = StudiesConfig(questions=2, update_batch=256, tuned=(("all", 1e-3, 1, 0),))
+    run = Run(dataclasses.replace(recipe, studies=sizes), folder, "tuned")
+    found = list(tuned_chats.tuned_chats(run))
+    assert {finding.system for finding in found} == {"finetuned"}
+    assert {f.metric for f in found} == {"contained", "exact", "unchanged", "perplexity"}
+    text = capsys.readouterr().out
+    parameters = sum(p.numel() for p in run.decoder.model.parameters())
+    flop = sum(needs(recipe, folder)[stage].flops for stage in ("datastore", "targets", "memory"))
+    assert f"tuned: {int(flop / 6 / parameters)} tokens at most" in text
+    list(tuned_chats.tuned_chats(run))  # what is trained is not trained again
+    assert "tokens at most" not in capsys.readouterr().out
+
+
+def test_the_study_of_tuned_chats_says_what_it_needs(finished):
+    folder, recipe = finished
+    with pytest.raises(MlpMemError, match="tuned = "):
+        list(tuned_chats.tuned_chats(Run(recipe, folder, "tuned")))
 
 
 def test_an_answer_is_contained_as_whole_words_near_the_beginning():

@@ -46,6 +46,18 @@ def test_short_passages_share_rows():
     assert len(rows) == 23  # four a row
 
 
+def test_a_prompts_tokens_are_no_targets():
+    pairs = [(0, [5, 6, 7, 8]), (0, [9, 10, 11])]
+    documents = join_passages(pairs, ["one"], ["text"], [3, 1])
+    rows = pack(documents, 4, "")
+    batch = rows.batch(np.arange(len(rows)))
+    found = {
+        tuple(ids): row for ids, row in zip(batch["ids"].tolist(), batch["targets"], strict=True)
+    }
+    assert found[5, 6, 7, 8].tolist() == [NO_TARGET, NO_TARGET, 8, NO_TARGET]
+    assert found[9, 10, 11, 0].tolist() == [10, 11, NO_TARGET, NO_TARGET]
+
+
 def test_targets_and_mask_never_cross_passages():
     documents = passages_of(np.random.default_rng(5).integers(1, 9, 40))
     rows = pack(documents, 12, "")

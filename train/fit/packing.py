@@ -42,11 +42,17 @@ class PackedRows:
         return ids, segments, positions
 
     def batch(self, at: np.ndarray) -> dict[str, torch.Tensor]:
-        """Return ids, position_ids, targets (b, L) and attention_mask (b, 1, L, L) of rows."""
+        """Return ids, position_ids, targets (b, L) and attention_mask (b, 1, L, L) of rows.
+
+        Tokens of a passage's prompt are no targets.
+        """
         ids, segments, positions = map(torch.from_numpy, self.fill(at))
         same = segments[:, :, None] == segments[:, None, :]
         targets = torch.full_like(ids, NO_TARGET)
         inside = (segments[:, 1:] == segments[:, :-1]) & (segments[:, 1:] > 0)
+        if self.documents.prompts is not None:
+            prompts = torch.from_numpy(self.documents.prompts.astype(np.int64))
+            inside &= positions[:, 1:] >= prompts[segments[:, 1:] - 1]
         targets[:, :-1] = torch.where(inside, ids[:, 1:], NO_TARGET)
         return {
             "ids": ids,

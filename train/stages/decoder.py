@@ -226,8 +226,12 @@ def finetune(
     lr: float,
     epochs: int,
     path: Path,
+    most: int = 2**62,
 ) -> list[dict]:
-    """Fine-tune `model` in place on documents with AdamW, for comparison; return the log."""
+    """Fine-tune `model` in place on documents with AdamW, for comparison; return the log.
+
+    It reads at most so many tokens.
+    """
     check_trainable(model)
     passes = [pack(documents, config.row, f"finetune/{epoch}") for epoch in range(epochs)]
     per_epoch = max(1, len(documents.tokens) // config.batch)
@@ -237,9 +241,9 @@ def finetune(
         cut = np.array_split(np.arange(len(rows)), per_epoch)[step % per_epoch]
         return rows.batch(cut[rank::world])
 
-    optimizer = OptimizerConfig(lr=lr)
+    optimizer, steps = OptimizerConfig(lr=lr), min(per_epoch * epochs, max(1, most // config.batch))
     with quick_attention(model, config.row):
-        return fit(model, batches, packed_loss, per_epoch * epochs, optimizer, path, "finetune")
+        return fit(model, batches, packed_loss, steps, optimizer, path, "finetune")
 
 
 if __name__ == "__main__":

@@ -40,18 +40,23 @@ def chats(run: Run) -> Iterator[Finding]:
     if run.kind.name != "chat":
         raise MlpMemError('chats: the recipe must have [corpus] kind = "chat"; use another study')
     systems = _systems(run)
+    rows, prompts = asked(run)
+    for name, (system, setting) in systems.items():
+        yield from answers(run, name, system, rows, prompts, setting)
+    for count in RETRIEVED:
+        found = _with_passages(run, rows, count)
+        yield from answers(run, f"rag_{count}", systems["lm"][0], rows, found, {})
+        if count == RETRIEVED[0]:
+            yield from answers(run, f"{AUTO}_rag_{count}", systems[AUTO][0], rows, found, {})
+    yield from kept(run, systems)
+
+
+def asked(run: Run) -> tuple[list[dict], list[list[int]]]:
+    """Return the questions of all cells and their prompts' token ids."""
     rows = read_lines(run.root / "corpus" / "questions.jsonl")
     cells = [f"{group}/{wording}" for wording in CHAT_WORDINGS for group in CHAT_GROUPS]
     rows = sample_questions(rows, cells, run.config.questions, run.recipe.seed)
-    prompts = [row["ids"][: row["prompt_tokens"]] for row in rows]
-    for name, (system, setting) in systems.items():
-        yield from _answers(run, name, system, rows, prompts, setting)
-    for count in RETRIEVED:
-        found = _with_passages(run, rows, count)
-        yield from _answers(run, f"rag_{count}", systems["lm"][0], rows, found, {})
-        if count == RETRIEVED[0]:
-            yield from _answers(run, f"{AUTO}_rag_{count}", systems[AUTO][0], rows, found, {})
-    yield from _kept(run, systems)
+    return rows, [row["ids"][: row["prompt_tokens"]] for row in rows]
 
 
 def _systems(run: Run) -> dict[str, tuple[ModelSystem, dict]]:
@@ -66,7 +71,7 @@ def _systems(run: Run) -> dict[str, tuple[ModelSystem, dict]]:
     return systems
 
 
-def _answers(
+def answers(
     run: Run, name: str, system: ModelSystem, rows: list[dict], prompts: list, setting: dict
 ) -> Iterator[Finding]:
     """Yield the shares of right answers of one system, by cell."""
@@ -121,7 +126,7 @@ def _statements(facts: Facts, tokenizer) -> Documents:
     return join_passages(list(enumerate(ids)), titles, [""] * len(titles))
 
 
-def _kept(run: Run, systems: dict[str, tuple[ModelSystem, dict]]) -> Iterator[Finding]:
+def kept(run: Run, systems: dict[str, tuple[ModelSystem, dict]]) -> Iterator[Finding]:
     """Yield the share of requests answered to the letter as before, and perplexities."""
     documents = Documents.load(run.root / "corpus" / "kept" / "test")
     groups = np.array(documents.groups)[documents.document_of]

@@ -21,6 +21,7 @@ STUDIES = {
     "domains": "train.studies.training.domains:domains",
     "sensitivity": "train.studies.training.sensitivity:sensitivity",
     "sizes": "train.studies.training.sizes:sizes",
+    "tuned": "train.studies.training.tuned_chats:tuned_chats",
 }
 
 
