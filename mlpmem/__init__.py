@@ -26,8 +26,6 @@ Imports run downwards only, deferred ones too; rooms on one line do not import o
 Open api.py first, then engine/fused.py.
 """
 
-import threading
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from mlpmem.errors import MlpMemError
@@ -104,11 +102,10 @@ def load(
         model.settings = settings
     if not opened.searches:
         return model
-    attach = partial(opened.attach, model, progress, retriever=retriever)
     if datastore == "background":
-        threading.Thread(target=attach, daemon=True).start()
+        opened.attach_in_background(model, progress, retriever)
     elif datastore:
-        attach()
+        opened.attach(model, progress, retriever=retriever)
     return model
 
 

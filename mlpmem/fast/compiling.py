@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
+from weakref import WeakSet
 
 from mlpmem.errors import MlpMemError
 
@@ -19,6 +21,7 @@ COMPILE = "MLPMEM_COMPILE"  # environment variable; 0 disables compiled kernels
 PRODUCTS = "products"  # name of the kernels that families without a compiled step use
 POLL = 0.1  # seconds
 COMPILING = threading.Lock()  # held while this process compiles
+_REFUSED: WeakSet[Any] = WeakSet()  # whose weights cannot be read in the form that kernels need
 
 
 def has_numba() -> bool:
@@ -42,19 +45,21 @@ def is_cached(name: str) -> bool:
     return place is not None and place.exists()
 
 
-def in_background(name: str, use: Callable[[], None]) -> None:
+def in_background(name: str, use: Callable[[], None], user: Any) -> None:
     """Start a thread that compiles kernels in a process of its own, and then calls `use`.
 
-    This process waits for the thread at its end: one that ends within the compiler is aborted. What
-    was compiled until then is cached. While another thread compiles, do nothing.
+    `user` is what uses them; if its weights cannot be read, it is not tried again. This process
+    waits for the thread at its end: one that ends within the compiler is aborted. What was compiled
+    until then is cached. While another thread compiles, do nothing.
     """
-    if compiles() and not COMPILING.locked():
-        thread = threading.Thread(target=_compile_and_use, args=(name, use), name="compile")
+    if compiles() and not COMPILING.locked() and user not in _REFUSED:
+        arguments = name, use, user
+        thread = threading.Thread(target=_compile_and_use, args=arguments, name="compile")
         thread.daemon = False
         thread.start()
 
 
-def _compile_and_use(name: str, use: Callable[[], None]) -> None:
+def _compile_and_use(name: str, use: Callable[[], None], user: Any) -> None:
     """Compile, then use what was compiled. If that fails, torch's operators stay in use."""
     if not COMPILING.acquire(blocking=False):
         return
@@ -63,7 +68,7 @@ def _compile_and_use(name: str, use: Callable[[], None]) -> None:
         use()
     except MlpMemError as error:  # of weights that are read now
         sys.stderr.write(f"mlpmem: {error}; until then decoding is slower\n")
-        os.environ[COMPILE] = "0"
+        _REFUSED.add(user)
     except Exception as error:  # numba's and llvm's own, on unknown machines
         if not threading.main_thread().is_alive():
             return  # the process ends

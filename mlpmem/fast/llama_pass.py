@@ -246,7 +246,7 @@ class LlamaPass:
 
     def compile_in_background(self, memory: Any = None) -> None:
         """Start a thread that compiles the kernels, if they can be compiled here."""
-        in_background(self._dtype, partial(self._use_kernels, memory))
+        in_background(self._dtype, partial(self._use_kernels, memory), self)
 
     def _use_kernels(self, memory: Any) -> None:
         """Use the kernels, with the number of threads that is fastest with them."""

@@ -35,7 +35,7 @@ class SmallProducts:
     def compile_in_background(self, memory: Any = None) -> None:
         """Start a thread that compiles the products and uses them, unless that is done."""
         if not self.ready:
-            in_background(PRODUCTS, partial(self._use, memory))
+            in_background(PRODUCTS, partial(self._use, memory), self)
 
     def compile_if_cached(self) -> None:
         """Use the products now if that takes no longer than to read what was compiled before."""

@@ -13,6 +13,7 @@ no datastore: its documents are only read and searched by words.
 import hashlib
 import json
 import re
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
@@ -195,6 +196,27 @@ class Bundle:
         built = build_or_read(decoder, documents, label, fingerprint, progress=progress, stop=stop)
         model.attach_datastore(built.datastore, make_retriever(retriever, built.datastore.keys))
         return built
+
+    def attach_in_background(
+        self,
+        model: Model,
+        progress: Callable[[int, int], None] | None = None,
+        retriever: str | None = None,
+    ) -> None:
+        """Attach the datastore from a thread, which ends soon after the main one.
+
+        The process waits for it: Python aborts a process that ends while a thread is within torch.
+        """
+
+        def work() -> None:
+            try:
+                self.attach(model, progress, lambda: not main.is_alive(), retriever)
+            except MlpMemError:
+                if main.is_alive():
+                    raise
+
+        main = threading.main_thread()
+        threading.Thread(target=work, name="attach", daemon=False).start()
 
 
 def preset_path(name: str | Path | None) -> Path:

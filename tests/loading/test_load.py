@@ -48,6 +48,13 @@ def test_a_bundle_loads_without_a_datastore_or_attaches_it_later(tiny_bundle):
         mlpmem.load(tiny_bundle.folder, datastore="later")
 
 
+def test_a_script_may_end_while_its_datastore_is_attached(tiny_bundle):
+    code = f"import mlpmem; mlpmem.load({str(tiny_bundle.folder)!r}, datastore='background')"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0
+    assert "Traceback" not in done.stderr and "terminate" not in done.stderr
+
+
 def test_the_embedded_bundle_is_the_default(tiny_bundle, monkeypatch):
     monkeypatch.setenv("MLPMEM_BUNDLE", str(tiny_bundle.folder))
     assert mlpmem.load(datastore=False).name == "tiny"
