@@ -4,6 +4,7 @@ Every limit is a row of `bounds.py` and can be set by an environment variable.
 
     bounds    the limits, and the variables that set them
     door      the ASGI middleware: route, origin, share, body, then Gradio
+    replies   what the door sends by itself, and what it changes of Gradio's responses
     routes    the allowlist of Gradio's routes
     headers   security headers, and the sites that may post
     sizes     bodies are read whole, in time, and checked before Gradio sees them

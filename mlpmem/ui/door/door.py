@@ -10,7 +10,6 @@ import os
 from collections.abc import AsyncIterator, Mapping
 from contextlib import ExitStack, asynccontextmanager, suppress
 from inspect import Parameter, signature
-from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs
 
@@ -21,12 +20,21 @@ from mlpmem.ui.door.fair import SIZE
 from mlpmem.ui.door.health import Health
 from mlpmem.ui.door.pages import PATHS, Pages
 from mlpmem.ui.door.programs import OFF, Programs
+from mlpmem.ui.door.replies import (
+    GONE,
+    LostError,
+    Paths,
+    Sentences,
+    Watched,
+    refuse,
+    send_json,
+    send_picture,
+)
 from mlpmem.ui.door.routes import V1, RefusedError, Route
 from mlpmem.ui.door.sessions import Sessions
 
 SWEEP = 1.0  # seconds between sweeps; files are swept every tenth time
 QUERY = 32_768  # bytes: a link may contain a prompt
-GONE = "This result has expired. Send the request again."
 log = logging.getLogger(__name__)
 
 
@@ -91,13 +99,13 @@ class Door:
             return await self.app(scope, receive, send)
         if scope["type"] != "http":
             return await send({"type": "websocket.close", "code": 1008})
-        blocks, send = scope["app"].get_blocks(), _watched(send)
+        blocks, send = scope["app"].get_blocks(), Watched(send)
         try:
             await self._enter(blocks, blocks.gate, scope, receive, send)
         except RefusedError as refused:
             if not send.begun:
                 named = scope["path"].removeprefix(scope.get("root_path", "")).startswith(f"{V1}/")
-                await _refuse(send, refused, blocks.gate.programs if named else None)
+                await refuse(send, refused, blocks.gate.programs if named else None)
         except ConnectionError:  # the client has disconnected
             pass
 
@@ -114,9 +122,10 @@ class Door:
             headers.check_origin(sent)
         with gate.shares.opened(client):
             if route.name == "health":
-                await _json(send, *gate.health.answer(blocks._queue, gate.sessions, gate.uploads))
+                health = gate.health.answer(blocks._queue, gate.sessions, gate.uploads)
+                await send_json(send, *health)
             elif route.name == "preview":
-                await _picture(send, gate, scope["method"])
+                await send_picture(send, gate.pages.previews, scope["method"])
             elif route.name == "page":
                 if named["path"] not in [path for path, *_ in blocks.pages]:
                     raise RefusedError(404, routes.NOT_FOUND)
@@ -143,7 +152,7 @@ class Door:
         if name == "upload":
             sizes.check_upload(body, sent.get("content-type", ""))
             scope["query_string"] = b""  # the page sends no query with an upload
-            paths = _Paths(send)
+            paths = Paths(send)
             await self.app(scope, receive, paths)
             for path in paths.found():
                 await asyncio.to_thread(gate.uploads.add, client, path)
@@ -157,18 +166,7 @@ class Door:
         else:
             body = _checked_call(blocks, name, named["function"], payload)
             receive = sizes.replay(body, receive)
-        await self.app(scope, receive, _Sentences(send) if name == "run" else send)
-
-
-async def _picture(send: Any, gate: Gate, method: str) -> None:
-    """Send the picture of the page's preview; RefusedError without one."""
-    body = max((preview.picture for preview in gate.pages.previews.values()), default=b"", key=len)
-    if not body:
-        raise RefusedError(404, "This page has no picture.")
-    headers = [(b"content-type", b"image/png"), (b"content-length", b"%d" % len(body)),
-               (b"cache-control", b"max-age=86400")]  # fmt: skip
-    await send({"type": "http.response.start", "status": 200, "headers": headers})
-    await send({"type": "http.response.body", "body": b"" if method == "HEAD" else body})
+        await self.app(scope, receive, Sentences(send) if name == "run" else send)
 
 
 @asynccontextmanager
@@ -193,7 +191,7 @@ async def _program(
     if gate.programs is None:
         raise RefusedError(404, OFF)
     if not route.body:
-        return await _json(send, *gate.programs.get(route.name, named))
+        return await send_json(send, *gate.programs.get(route.name, named))
     async with _body(gate, scope, receive, route, sent) as body:
         payload = await sizes.parsed(body, gate.bounds)
         await gate.programs.post(route.name, payload, scope, receive, send)
@@ -277,91 +275,3 @@ def session_of(queue: Any, event: str) -> str | None:
     pending = queue.pending_event_ids_session
     found = next((name for name, events in pending.items() if event in events), event)
     return found if found in queue.pending_messages_per_session else None
-
-
-class LostError(RefusedError):
-    """Raised for an event stream that does not exist; the reply is an event, which clients read."""
-
-    def __init__(self, data: str, status: int) -> None:
-        """Store the event's data, a JSON text."""
-        super().__init__(status, GONE)
-        self.body = f"event: error\ndata: {data}\n\n" if status == 404 else f"data: {data}\n\n"
-
-
-class _watched:  # noqa: N801
-    """A `send` that adds the door's headers and records whether a response has begun."""
-
-    lines = headers.lines()
-
-    def __init__(self, send: Any) -> None:
-        self._send, self.begun = send, False
-
-    async def __call__(self, message: dict) -> None:
-        if message["type"] == "http.response.start":
-            self.begun = True
-            message = {**message, "headers": [*message.get("headers", []), *self.lines]}
-        await self._send(message)
-
-
-class _Paths:
-    """A `send` that records an upload's response: the paths of its files."""
-
-    def __init__(self, send: Any) -> None:
-        self._send, self._body, self._status = send, b"", 0
-
-    async def __call__(self, message: dict) -> None:
-        self._status = message.get("status", self._status)
-        self._body += message.get("body", b"")
-        await self._send(message)
-
-    def found(self) -> list[Path]:
-        """Return the paths, [] if the upload failed."""
-        if self._status != 200:
-            return []
-        return [Path(path) for path in json.loads(self._body)]
-
-
-class _Sentences:
-    """A `send` that turns Gradio's 500 with a message for the visitor into a 422."""
-
-    def __init__(self, send: Any) -> None:
-        self._send, self._start = send, None
-
-    async def __call__(self, message: dict) -> None:
-        if message["type"] == "http.response.start" and message["status"] == 500:
-            self._start = message
-            return
-        if self._start is not None:
-            with suppress(ValueError, AttributeError):
-                if json.loads(message.get("body", b"")).get("error"):
-                    self._start["status"] = 422
-            await self._send(self._start)
-            self._start = None
-        await self._send(message)
-
-
-async def _refuse(send: Any, refused: RefusedError, programs: Programs | None) -> None:
-    """Send the refusal, and close the connection if part of a body may still arrive."""
-    status = refused.status
-    if isinstance(refused, LostError):
-        body, kind = refused.body.encode(), b"text/event-stream"
-    else:
-        body = json.dumps({"detail": refused.sentence}).encode()
-        kind = b"application/json"
-        if programs is not None:
-            status, body = programs.refusal(refused)
-    lines = [(b"content-type", kind), (b"content-length", b"%d" % len(body))]
-    if refused.status in (408, 413):
-        lines.append((b"connection", b"close"))
-    if refused.status in (429, 503):
-        lines.append((b"retry-after", b"1"))
-    await send({"type": "http.response.start", "status": status, "headers": lines})
-    await send({"type": "http.response.body", "body": body})
-
-
-async def _json(send: Any, status: int, body: bytes) -> None:
-    """Send JSON that may not be cached."""
-    lines = [(b"content-type", b"application/json"), (b"cache-control", b"no-store"),
-             (b"content-length", b"%d" % len(body))]  # fmt: skip
-    await send({"type": "http.response.start", "status": status, "headers": lines})
-    await send({"type": "http.response.body", "body": body})
