@@ -43,7 +43,7 @@ def test_every_study_has_figures_with_its_command(study):
 
 
 def test_every_study_but_the_yes_or_no_one_and_those_of_chat_models_is_asked():
-    assert set(STUDIES) - set(ASKED) == {"frozen", "chats", "own_text"}
+    assert set(STUDIES) - set(ASKED) == {"frozen", "chats", "own_text", "tuned"}
 
 
 def test_what_was_not_measured_is_not_asked():
