@@ -194,14 +194,14 @@ def routed(**settings) -> Model:
     return made
 
 
-def bundle(folder: Path, **parts) -> Bundle:
-    """Write a bundle of tiny parts and return it."""
-    bound = decoder()
+def bundle(folder: Path, family: str = "llama", config: dict | None = None, **parts) -> Bundle:
+    """Write a bundle of tiny parts and return it; family is the decoder's, config the memory's."""
+    bound = decoder(family)
     store = datastore(bound)
     return save_bundle(
         folder,
         decoder=bound,
-        memory=memory(bound),
+        memory=memory(bound, **(config or {})),
         documents=store.documents,
         settings=Settings({"memory": 0.55, "knn": 0.6}, k=16, knn_temperature=3.0),
         fingerprint=Fingerprint.of(np.asarray(store.keys)),

@@ -2,7 +2,8 @@
 
 They are the bundle's own bytes, and those of the GGUF file that it may name (named.py); files above
 PART_BYTES are cut into parts, because plain git on the Hub refuses larger ones. The page checks
-every part's sha256. A large model is loaded only when a visitor asks for it.
+every part's sha256. A large model is loaded only when a visitor asks for it. The page has decoders
+and memories of FAMILIES; a GGUF file must be a Llama's. A bundle of another family stays a replay.
 """
 
 import hashlib
@@ -27,7 +28,7 @@ TOKENIZER = ("decoder/tokenizer.json", "decoder/tokenizer_config.json")
 DECODER = ("decoder/config.json", *TOKENIZER, "decoder/model.safetensors")
 MEMORY = ("memory/config.json", "memory/model.safetensors")
 FILES = (*DECODER, *MEMORY, "router/memory/config.json", "router/memory/model.safetensors")
-FAMILIES = ("llama",)  # of decoders and memories that ui/static/live runs
+FAMILIES = ("llama", "gpt2")  # of decoders and memories: live/model/families.js has a row for each
 FOLDER = "model"  # of the site
 
 
@@ -71,14 +72,19 @@ def obstacle(bundle: Path, manifest: dict) -> str:
         return f"it has no {min(missing)}"
     family = _json(bundle, manifest, "memory/config.json").get("family", FAMILIES[0])
     if family not in FAMILIES:
-        return f"its memory is of the family {family}, and only {FAMILIES[0]} does"
+        return f"its memory is of the family {family}, and only {_known()} do"
     if file is None:
         family = _json(bundle, manifest, "decoder/config.json").get("model_type")
-        return "" if family in FAMILIES else f"its decoder is of the family {family}"
+        known = family in FAMILIES
+        return "" if known else f"its decoder is of the family {family}, and only {_known()} do"
     try:
         return named.obstacle(file.find())
     except MlpMemError as error:
         return str(error)
+
+
+def _known() -> str:
+    return " and ".join(FAMILIES)
 
 
 def _title(manifest: dict) -> str:

@@ -12,18 +12,21 @@ from mlpmem.space import live
 @pytest.mark.parametrize(
     ("name", "values"),
     [
-        ("memory/config.json", {"family": "gpt2"}),
+        ("memory/config.json", {"family": "rwkv"}),
         ("decoder/config.json", {"model_type": "gemma"}),
     ],
 )
-def test_a_model_that_the_worker_cannot_run_is_not_written(tmp_path, name, values):
+@pytest.mark.parametrize("family", live.FAMILIES)
+def test_a_model_that_the_worker_cannot_run_is_not_written(tmp_path, family, name, values):
     folder = tmp_path / "bundle"
-    tiny.bundle(folder)
+    tiny.bundle(folder, family, {"family": family})
     assert live.write(folder, tmp_path / "site")["files"]
     row = json.loads((folder / name).read_text("utf-8")) | values
     (folder / name).write_text(json.dumps(row), encoding="utf-8")
     manifest = json.loads((folder / "manifest.json").read_text("utf-8"))
     manifest["files"] = {k: v for k, v in list_files(folder).items() if k != "manifest.json"}
     (folder / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
+    why = live.obstacle(folder, manifest)
+    assert why.endswith(f"is of the family {[*values.values()][0]}, and only llama and gpt2 do")
     assert live.write(folder, tmp_path / "other") is None
     assert not (tmp_path / "other").exists()

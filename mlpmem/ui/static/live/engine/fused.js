@@ -3,15 +3,16 @@
 /** @import { Found, Lambda, Live, Position, States } from "../types.js" */
 /** @import { Store } from "../own/store.js" */
 import { partsOf } from "../../core/mix.js";
-import { Decoder, ROWS, shapeOf } from "../model/decoder.js";
+import { Decoder, ROWS } from "../model/decoder.js";
 import { LiveError, must } from "../model/errors.js";
+import { decoderOf } from "../model/families.js";
 import { interpolate, logSoftmax } from "./distributions.js";
-import { Blocks } from "../model/gguf.js";
+import { Blocks } from "../model/weights/gguf.js";
 import { Memory, checkMemory } from "../model/memory.js";
 import { Arena, compiled } from "../model/products/products.js";
 import { REACH, Router } from "./router.js";
 import { Tokenizer } from "../model/tokenizer.js";
-import { Weights } from "../model/weights.js";
+import { Weights } from "../model/weights/weights.js";
 
 const WARM = 150; // milliseconds
 const [WHOLE, BLOCKS, GENERAL] = ["decoder/model.safetensors", "decoder/blocks.gguf", "general.safetensors"];
@@ -29,7 +30,7 @@ export class Model {
   /** Reads a bundle's files; throws a LiveError for a kind that does not run here.
    * @param {Live} live @param {Map<string, Uint8Array>} files by name, emptied while they are read @param {boolean} [plain] without the kernel */
   static async of(live, files, plain = false) {
-    const shape = shapeOf(json(files, "decoder/config.json"));
+    const { family, shape } = decoderOf(json(files, "decoder/config.json"));
     const tokenizer = new Tokenizer(json(files, "decoder/tokenizer.json"), json(files, "decoder/tokenizer_config.json"));
     const memoryConfig = files.has("memory/config.json") ? json(files, "memory/config.json") : null;
     if (memoryConfig) checkMemory(memoryConfig, shape, await tokenizer.hash());
@@ -45,9 +46,9 @@ export class Model {
     const blocks = files.get(BLOCKS);
     const weights = blocks ? new Blocks(blocks, BLOCKS, json(files, "decoder/places.json")) : new Weights(files.get(WHOLE) ?? new Uint8Array(), WHOLE);
     for (const name of [WHOLE, BLOCKS]) files.delete(name);
-    const arena = new Arena(kernel, Decoder.room(shape, weights.packed) + (memoryConfig ? Memory.room(memoryConfig) : 0),
+    const arena = new Arena(kernel, Decoder.room(family, shape, weights.packed) + (memoryConfig ? Memory.room(memoryConfig) : 0),
       blocks && kernel && compiled(true));
-    const decoder = new Decoder(shape, weights, arena, memoryConfig?.depth ?? -1);
+    const decoder = new Decoder(family, shape, weights, arena, memoryConfig?.depth ?? -1);
     weights.free();
     const memory = memoryConfig ? made("memory/model.safetensors", (weights) => new Memory(memoryConfig, weights, decoder)) : null;
     decoder.context = memory?.context ?? null;

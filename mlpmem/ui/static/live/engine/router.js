@@ -1,7 +1,7 @@
 // @ts-check
 /* A router chooses lambda for every token from how sure both sources are and from the evidence so far, as
  * mlpmem/engine/router.py does. */
-/** @import { Weights } from "../model/weights.js" */
+/** @import { Weights } from "../model/weights/weights.js" */
 import { must } from "../model/errors.js";
 import { argmax } from "./distributions.js";
 

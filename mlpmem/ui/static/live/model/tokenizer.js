@@ -41,7 +41,7 @@ function patternsOf(spec) {
   if (type === "Split" && spec.pattern?.Regex && spec.behavior === "Isolated" && !spec.invert) return [translated(spec.pattern.Regex)];
   if (type === "Digits") return [spec.individual_digits ? /\p{N}/gu : /\p{N}+/gu];
   must(type === "ByteLevel" && !spec.add_prefix_space, `${OTHER} (${type}).`);
-  return spec.use_regex ? [translated(GPT2)] : [];
+  return spec.use_regex ?? true ? [translated(GPT2)] : []; // files of older versions do not say
 }
 
 /** @param {RegExp} pattern @param {string[]} pieces */

@@ -6,7 +6,7 @@
 /** @import { Model } from "../engine/fused.js" */
 /** @import { Store } from "./store.js" */
 /** @import { Search } from "./search.js" */
-/** @import { Weights } from "../model/weights.js" */
+/** @import { Weights } from "../model/weights/weights.js" */
 import { continuation } from "../engine/prompts.js";
 import { nearest } from "../engine/fused.js";
 import { logSoftmax } from "../engine/distributions.js";

@@ -60,7 +60,7 @@
       (local.set $j (i32.add (local.get $j) (i32.const 4)))
       (br $fours))))
 
-  ;; The same for w in half precision times 1024, without subnormal numbers (weights.js). The bits of a half, moved to
+  ;; The same for w in half precision times 1024, without subnormal numbers (halves.js). The bits of a half, moved to
   ;; where a float has its own, are the number times 2^-112; so x is multiplied by 2^102 first.
   (func (export "halves")
     (param $x i32) (param $w i32) (param $out i32) (param $rows i32) (param $depth i32) (param $width i32)

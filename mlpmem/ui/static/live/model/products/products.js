@@ -2,7 +2,7 @@
 /* Matrix products: the kernels of kernel.wat and blocks.wat, or plain loops in a browser without WebAssembly SIMD. */
 import { BLOCK, Packed, blockBytes, prepare, preparedRoom } from "./blocks.js";
 import { BLOCKS, FUSED_BLOCKS } from "./blocks_kernel.js";
-import { LiveError } from "../errors.js";
+import { LiveError, must } from "../errors.js";
 import { expand } from "./halves.js";
 import { FUSED, KERNEL } from "./kernel.js";
 
@@ -30,6 +30,12 @@ export function copyRow(matrix, row, target) {
   const depth = target.length;
   if (matrix instanceof Packed) matrix.row(row, target);
   else expand(matrix.subarray(row * depth, (row + 1) * depth), target);
+}
+
+/** Rows of a matrix that is not in blocks, as a view. @param {Matrix} matrix @param {number} first @param {number} end @param {number} depth */
+export function rowsOf(matrix, first, end, depth) {
+  must(!(matrix instanceof Packed), "Matrices in blocks have no views. Build the folder again.");
+  return matrix.subarray(first * depth, end * depth);
 }
 
 /** One block of memory with arrays that are never freed singly, and the product of two of them. */

@@ -1,9 +1,9 @@
 // @ts-check
 /* A decoder's weights in a GGUF file; mlpmem/space/named.py lists where each lies. */
-/** @import { Arena, Matrix } from "./products/products.js" */
-import { BLOCK, KINDS, blockBytes } from "./products/blocks.js";
-import { must } from "./errors.js";
-import { room } from "./products/products.js";
+/** @import { Arena, Matrix } from "../products/products.js" */
+import { BLOCK, KINDS, blockBytes } from "../products/blocks.js";
+import { must } from "../errors.js";
+import { room } from "../products/products.js";
 
 /** Where a tensor lies; with heads, the file has each head's numbers in pairs to turn, (size / 2, 2), instead of in halves.
  * @typedef {{ kind: string, shape: number[], start: number, heads?: number }} Place */

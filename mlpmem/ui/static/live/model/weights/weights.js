@@ -1,15 +1,16 @@
 // @ts-check
 /* Safetensors: the names, shapes and numbers of a file. */
-/** @import { Arena, Matrix } from "./products/products.js" */
-import { must } from "./errors.js";
-import { fromHalves, scaleHalves } from "./products/halves.js";
+/** @import { Arena, Matrix } from "../products/products.js" */
+import { must } from "../errors.js";
+import { fromHalves, scaleHalves } from "../products/halves.js";
 
 const LONGEST = 2 ** 24; // bytes of a header
 /** @type {{ [dtype: string]: number }} */
 const SIZES = { F16: 2, BF16: 2, F32: 4 };
 const DAMAGED = "is no whole file of weights";
 
-/** @typedef {{ dtype: string, shape: number[], begin: number, end: number }} Place bytes of the file */
+/** @typedef {{ dtype: string, shape: number[], begin: number, end: number }} Place bytes of the file
+ * @typedef {{ dtype: string, numbers: Float32Array | Uint16Array }} Stored */
 
 /** A file of weights that is wholly in memory, until `free`. */
 export class Weights {
@@ -42,7 +43,7 @@ export class Weights {
   }
 
   /** A tensor's numbers as they are stored; throws a LiveError if it is absent or of another shape.
-   * @param {string} name @param {number[]} shape */
+   * @param {string} name @param {number[]} shape @returns {Stored} */
   #stored(name, shape) {
     const place = this.places.get(name);
     must(place !== undefined, `${this.name} has no ${name}. It belongs to a model of another kind.`);
@@ -57,7 +58,11 @@ export class Weights {
 
   /** Copies a tensor into an array, as float32. @param {string} name @param {number[]} shape @param {Float32Array} target */
   copy(name, shape, target) {
-    const { dtype, numbers } = this.#stored(name, shape);
+    return this.#widened(name, this.#stored(name, shape), target);
+  }
+
+  /** @param {string} name @param {Stored} stored @param {Float32Array} target */
+  #widened(name, { dtype, numbers }, target) {
     if (numbers instanceof Float32Array) target.set(numbers);
     else if (dtype === "F16") fromHalves(numbers, target);
     else fromBrain(numbers, target);
@@ -68,15 +73,18 @@ export class Weights {
   }
 
   /** A matrix in an arena: as halves if it is stored so, all fit (halves.js) and there is a kernel, else as float32.
-   * @param {string} name @param {number[]} shape (width, depth) @param {Arena} arena @returns {Matrix} */
-  matrix(name, shape, arena) {
-    const { dtype, numbers } = this.#stored(name, shape);
-    if (numbers instanceof Uint16Array && dtype === "F16" && arena.kernel && shape[1] % 8 === 0) {
+   * @param {string} name @param {number[]} shape (width, depth) @param {Arena} arena @param {boolean} [transposed] it is stored (depth, width)
+   * @returns {Matrix} */
+  matrix(name, [width, depth], arena, transposed = false) {
+    const stored = this.#stored(name, transposed ? [depth, width] : [width, depth]);
+    if (transposed) stored.numbers = turned(stored.numbers, width, depth);
+    const { dtype, numbers } = stored;
+    if (numbers instanceof Uint16Array && dtype === "F16" && arena.kernel && depth % 8 === 0) {
       const target = arena.takeHalves(numbers.length);
       if (scaleHalves(numbers, target)) return target;
       arena.giveBack(target);
     }
-    return this.copy(name, shape, arena.take(numbers.length));
+    return this.#widened(name, stored, arena.take(numbers.length));
   }
 }
 
@@ -105,6 +113,15 @@ function placesOf(header, start, end, name) {
     places.set(tensor, place);
   }
   return places;
+}
+
+/** Numbers (depth, width) as (width, depth). @template {Float32Array | Uint16Array} T @param {T} numbers @param {number} width @param {number} depth */
+function turned(numbers, width, depth) {
+  const out = numbers.slice();
+  for (let j = 0, to = 0; j < width; j += 1) {
+    for (let k = 0, from = j; k < depth; k += 1, to += 1, from += width) out[to] = numbers[from];
+  }
+  return out;
 }
 
 /** @param {Uint16Array} halves in bfloat16, the upper halves of float32 @param {Float32Array} target */
