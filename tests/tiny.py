@@ -100,6 +100,15 @@ def decoder(family: str = "llama", depth: int = -1, seed: int = 0, **shape) -> D
     return Decoder(random_model(config, seed), words, depth)
 
 
+def noisy(bound: Decoder) -> Decoder:
+    """Return a decoder whose norms and biases were made random, too."""
+    rng = torch.Generator().manual_seed(5)
+    with torch.no_grad():
+        for weight in bound.model.parameters():
+            weight.add_(0.2 * torch.randn(weight.shape, generator=rng))
+    return bound
+
+
 def random_model(config, seed: int = 0) -> torch.nn.Module:
     """Return a causal LM of a config with random weights, the bias of a head among them."""
     torch.manual_seed(seed)
@@ -194,14 +203,16 @@ def routed(**settings) -> Model:
     return made
 
 
-def bundle(folder: Path, family: str = "llama", config: dict | None = None, **parts) -> Bundle:
-    """Write a bundle of tiny parts and return it; family is the decoder's, config the memory's."""
-    bound = decoder(family)
+def bundle(
+    folder: Path, bound: Decoder | None = None, config: dict | None = None, **parts
+) -> Bundle:
+    """Write a bundle of tiny parts and return it; config has values of the memory's."""
+    bound = bound or decoder()
     store = datastore(bound)
     return save_bundle(
         folder,
         decoder=bound,
-        memory=memory(bound, **(config or {})),
+        memory=memory(bound, **(config or {})).bind(bound),
         documents=store.documents,
         settings=Settings({"memory": 0.55, "knn": 0.6}, k=16, knn_temperature=3.0),
         fingerprint=Fingerprint.of(np.asarray(store.keys)),

@@ -37,6 +37,11 @@ class Socket:
             length = b"\xff" + struct.pack(">Q", len(data))
         self.socket.sendall(b"\x81" + length + mask + masked)
 
+    def close(self) -> None:
+        """Hang up."""
+        self.file.close()
+        self.socket.close()
+
     def receive(self) -> str:
         """Return the next whole text."""
         parts, final = [], False
@@ -104,6 +109,7 @@ class Firefox:
 
     def close(self) -> None:
         """End it."""
+        self.socket.close()
         self.process.terminate()
         self.process.wait()
         self.profile.cleanup()

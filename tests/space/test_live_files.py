@@ -19,7 +19,7 @@ from mlpmem.space import live
 @pytest.mark.parametrize("family", live.FAMILIES)
 def test_a_model_that_the_worker_cannot_run_is_not_written(tmp_path, family, name, values):
     folder = tmp_path / "bundle"
-    tiny.bundle(folder, family, {"family": family})
+    tiny.bundle(folder, tiny.decoder(family), {"family": family})
     assert live.write(folder, tmp_path / "site")["files"]
     row = json.loads((folder / name).read_text("utf-8")) | values
     (folder / name).write_text(json.dumps(row), encoding="utf-8")
