@@ -2,6 +2,7 @@
 
 import json
 
+import gpt2_numbers
 import pytest
 import tiny
 import torch
@@ -139,6 +140,15 @@ def test_a_pasted_text_is_searched_as_python_searches_it(site):
     both = {"sources": ["memory", "knn"], "store": store}
     trace = model.generate("Its mayor is", "knn", lmbda=0.6, max_new_tokens=12, **both)
     same_steps(asked[-1]["traces"]["knn"]["steps"], trace.steps)
+
+
+def test_the_scripts_own_test_has_pythons_numbers():
+    kept, numbers = json.loads(gpt2_numbers.FILE.read_text("utf-8")), gpt2_numbers.numbers()
+    for name, logs in numbers.pop("logs").items():
+        torch.testing.assert_close(
+            torch.tensor(kept["logs"][name]), torch.tensor(logs), atol=5e-6, rtol=0
+        )
+    assert {name: kept[name] for name in numbers} == numbers
 
 
 def test_other_shapes_of_gpt2_are_refused_with_a_sentence(site):
