@@ -10,6 +10,7 @@ from node_engine import NODE, QUESTION, answers, node, plan, same_steps
 
 from mlpmem.engine.router import FEATURES
 from mlpmem.loading.bundle import load_bundle
+from mlpmem.model.tokenizer import encode_texts, load_tokenizer
 from mlpmem.space import live
 
 pytestmark = pytest.mark.skipif(NODE is None, reason="node is not installed")
@@ -144,6 +145,18 @@ def test_a_pasted_text_is_searched_as_python_searches_it(site):
     for step, other in zip(own, trace.steps, strict=True):  # keys are rounded to halves
         assert step["p"] == pytest.approx(other.to_dict()["p"], abs=1e-4)
         assert [row[0] for row in step["nn"]] == [row[0] for row in other.to_dict()["nn"]]
+
+
+def test_a_tokenizer_file_of_an_older_version_is_cut_by_gpt2s_pattern(site, tmp_path):
+    model, listing, folder = site
+    model.decoder.tokenizer.save_pretrained(tmp_path)
+    file = tmp_path / "tokenizer.json"
+    row = json.loads(file.read_text("utf-8"))
+    assert row["pre_tokenizer"].pop("use_regex") is True  # GPT-2's own file does not say
+    file.write_text(json.dumps(row), "utf-8")
+    texts = ["n'the other, 'then", "it's  the'll\n the", "cafe\u0301 \u91d1 2the 12the"]
+    ((ids,),) = answers(listing, folder, {"cut": str(tmp_path), "tasks": [{"encode": texts}]})
+    assert ids == encode_texts(load_tokenizer(str(tmp_path)), texts)
 
 
 def test_the_scripts_own_test_has_pythons_numbers():
