@@ -23,7 +23,8 @@ def obstacle(path: Path) -> str:
     """Return why a file's decoder does not run in a browser, "" if it does."""
     header = read_header(path)
     if header.architecture != FAMILY:
-        return f"its decoder is of the family {header.architecture}, and only {FAMILY} does"
+        other = header.architecture
+        return f"its decoder's GGUF file is of the family {other}, and of those only {FAMILY} does"
     if other := {p.kind.name for p in header.places.values()} - {*KINDS}:
         return f"its decoder has blocks of {', '.join(sorted(other))}, and only {_listed()} do"
     if "rope_freqs.weight" in header.places:

@@ -1,12 +1,20 @@
 """A bundle that the browser cannot run is built as a replay."""
 
 import json
+import re
 
 import pytest
 import tiny
 
 from mlpmem.loading.manifest import list_files
 from mlpmem.space import live
+from mlpmem.ui.components import STATIC
+
+
+def test_the_builder_and_the_page_have_the_same_families():
+    rows = (STATIC / "live" / "model" / "families.js").read_text("utf-8")
+    (named,) = re.findall(r"^const FAMILIES = \{ (.*) \};$", rows, re.M)
+    assert tuple(re.findall(r"(\w+): ", named)) == live.FAMILIES
 
 
 @pytest.mark.parametrize(
