@@ -7,7 +7,7 @@ import pytest
 import tiny
 
 from mlpmem.loading.manifest import list_files
-from mlpmem.space import live
+from mlpmem.space import live, named
 from mlpmem.ui.components import STATIC
 
 
@@ -38,3 +38,10 @@ def test_a_model_that_the_worker_cannot_run_is_not_written(tmp_path, family, nam
     assert why.endswith(f"is of the family {[*values.values()][0]}, and only llama and gpt2 do")
     assert live.write(folder, tmp_path / "other") is None
     assert not (tmp_path / "other").exists()
+
+
+def test_a_gguf_file_of_another_family_than_llamas_is_refused(tmp_path):
+    files = pytest.importorskip("gguf_files", reason="gguf is not installed", exc_type=ImportError)
+    why = named.obstacle(files.write(tmp_path / "gpt2.gguf", tiny.decoder("gpt2")))
+    assert why == "its decoder's GGUF file is of the family gpt2, and of those only llama does"
+    assert named.obstacle(files.write(tmp_path / "llama.gguf", tiny.decoder("llama"))) == ""
