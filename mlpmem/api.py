@@ -12,9 +12,10 @@ from typing import Any, cast, overload
 from torch import Tensor
 
 from mlpmem.engine import batches, generation, scoring
-from mlpmem.engine.call import Cancel, Event
+from mlpmem.engine.call import Cancel, Event, last_values
 from mlpmem.engine.fused import FusedModel
-from mlpmem.engine.generation import LMBDAS, last_values
+from mlpmem.engine.generation import LMBDAS
+from mlpmem.engine.prefix import PrefixCache
 from mlpmem.engine.router import Router
 from mlpmem.engine.scoring import Score
 from mlpmem.engine.settings import GenerationOptions, Settings, default_settings
@@ -50,6 +51,7 @@ class Model(FusedModel):
     - sources: of "memory", "knn", "mixed"; steps hold these and what the systems mix.
     - store: a datastore that replaces the model's own in this call; see `store_texts`.
     - cancel: an object with is_set(), such as a threading.Event, checked before every token.
+    - prefix: a PrefixCache keeps what was read for the next call, as of a chat's earlier turns.
     - special: True reads control tokens in a prompt, such as </s>, as control tokens.
     """
 
@@ -81,6 +83,7 @@ class Model(FusedModel):
         store: Store | None = None,
         cancel: Cancel | None = None,
         special: bool = False,
+        prefix: PrefixCache | None = None,
         **unknown: Any,
     ) -> Trace | list[Trace]:
         """Return what one system writes (default: the memory)."""
@@ -121,11 +124,14 @@ class Model(FusedModel):
         store: Store | None = None,
         cancel: Cancel | None = None,
         special: bool = False,
+        prefix: PrefixCache | None = None,
         **unknown: Any,
     ) -> dict[str, Trace] | list[dict[str, Trace]]:
         """Return what several systems write, by name: one batch over one prefill."""
         options = _options(locals())
         if is_batch(prompt):
+            if options.pop("prefix") is not None:
+                raise MlpMemError("prefix is for one prompt; leave it out, or ask one at a time")
             return self._compare_batch(cast(Sequence[Prompt], prompt), systems, options)
         return last_values(self.stream(cast(Prompt, prompt), systems, **options))
 
@@ -155,6 +161,7 @@ class Model(FusedModel):
         store: Store | None = None,
         cancel: Cancel | None = None,
         special: bool = False,
+        prefix: PrefixCache | None = None,
         **unknown: Any,
     ) -> Iterator[Event]:
         """Return Events: one "step" per token with {system: Step}, then "done" with the traces."""
@@ -182,6 +189,7 @@ class Model(FusedModel):
         store: Store | None = None,
         cancel: Cancel | None = None,
         special: bool = False,
+        prefix: PrefixCache | None = None,
         **unknown: Any,
     ) -> Iterator[Event]:
         """Return Events as `stream` does, by (prompt's index, system, sample).
@@ -265,6 +273,7 @@ class Model(FusedModel):
         store: Store | None = None,
         cancel: Cancel | None = None,
         special: bool = False,
+        prefix: PrefixCache | None = None,
         **unknown: Any,
     ) -> Trace:
         """Return the answer to the last turn of a chat; the oldest turns are cut if all do not fit.
@@ -461,7 +470,7 @@ def _trace_of(name: str, traces: dict[str, Trace]) -> Trace:
 _OWN = ("self", "prompt", "prompts", "system", "systems", "lmbdas", "turns", "unknown", "samples",
         "ranked", "__class__")  # fmt: skip
 _ALIASES = {"stop_strings": "stop"}
-_CALL = ("lmbda", "sources", "store", "cancel", "special")
+_CALL = ("lmbda", "sources", "store", "cancel", "special", "prefix")
 _NAMES = {field.name for field in fields(GenerationOptions)} | {*_CALL, *_ALIASES, "do_sample"}
 
 

@@ -5,9 +5,10 @@ Every answer equals that of a run of its own: a row has no padding, and its own 
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 
-from mlpmem.engine.call import Call, Cancel, Event, Prompt, Writer
+from mlpmem.engine.call import Call, Cancel, Event, Prompt, Writer, last_values
 from mlpmem.engine.fused import FusedModel
-from mlpmem.engine.generation import GREEDY, distinct, last_values, run
+from mlpmem.engine.generation import GREEDY, distinct, run
+from mlpmem.engine.prefix import PrefixCache
 from mlpmem.engine.settings import GenerationOptions
 from mlpmem.engine.trace import Trace
 from mlpmem.retrieval.datastore import Store
@@ -28,16 +29,18 @@ def stream_batch(
     special: bool = False,
     samples: int = 1,
     ranked: int | None = None,
+    prefix: PrefixCache | None = None,
 ) -> Iterator[Event]:
     """Return the Events of several prompts, by (prompt's index, system, sample).
 
     Sample s has the random numbers of `seed` + s. A "part" has the traces of a finished batch, and
-    "done" all of them. With `ranked`, steps rank so many of the mix's likeliest tokens. All
-    parameters are checked before anything is computed.
+    "done" all of them. With `ranked`, steps rank so many of the mix's likeliest tokens. What
+    `prefix` has of a single prompt is not read again. All parameters are checked before anything is
+    computed.
     """
     store = store or model.store
     systems = distinct(model, systems, store)
-    call = Call.of(model, systems, store, sources, options, cancel, special, ranked)
+    call = Call.of(model, systems, store, sources, options, cancel, special, ranked, prefix)
     lmbdas = model.lmbdas(systems, lmbda, store)
     read = [call.read(prompt) for prompt in prompts]
     return _run(call, read, lmbdas, samples)

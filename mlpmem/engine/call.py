@@ -3,14 +3,15 @@
 `generation.py` runs a call.
 """
 
-from collections.abc import Collection, Hashable, Mapping, Sequence
+from collections.abc import Collection, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import median
 from typing import Any, NamedTuple, Protocol
 
 from mlpmem.engine.fused import FusedModel, systems_of
+from mlpmem.engine.prefix import PrefixCache
 from mlpmem.engine.settings import GenerationOptions
-from mlpmem.engine.trace import AUTO, PARTS, Step
+from mlpmem.engine.trace import AUTO, PARTS, Step, Trace
 from mlpmem.errors import MlpMemError
 from mlpmem.model.prompts import check_ids, check_prompt
 from mlpmem.model.tokenizer import TextEnd, TextStream
@@ -37,6 +38,12 @@ class Event:
     values: Mapping[Any, Any]
 
 
+def last_values(events: Iterator[Event]) -> dict[Any, Trace]:
+    """Return the traces that a run's events end with, {} for a run without traces."""
+    *_, last = events
+    return dict(last.values) if last.kind == "done" else {}
+
+
 class Prompt(NamedTuple):
     """What the writers continue."""
 
@@ -59,6 +66,11 @@ class Writer:
     end: TextEnd = field(default_factory=TextEnd)
     finish: str = ""
 
+    @property
+    def ids(self) -> list[int]:
+        """Return the prompt's token ids and those written."""
+        return [*self.prompt.ids, *(step.token_id for step in self.steps)]
+
 
 @dataclass
 class Clock:
@@ -67,6 +79,7 @@ class Clock:
     prefill_ms: float = 0.0
     read: Mapping[str, float] = field(default_factory=dict)  # seconds per source to read the prompt
     parts: dict[str, list[float]] = field(default_factory=dict)
+    reused: int = 0  # tokens of the prompt that were read before
 
     def add(self, part: str, seconds: float, rows: int) -> None:
         """Record the seconds of a part for some rows."""
@@ -87,7 +100,8 @@ class Clock:
         if writer.lmbda == AUTO and self.read:
             seconds = (self.read.get(TIMED[part], 0.0) for part in PARTS[writer.system])
             times["evidence_ms"] = 1000 * sum(seconds)
-        return {"prefill_ms": self.prefill_ms, **times, **sizes}
+        reused = {"reused_tokens": self.reused} if self.reused else {}
+        return {"prefill_ms": self.prefill_ms, **times, **sizes, **reused}
 
 
 @dataclass(frozen=True)
@@ -101,6 +115,7 @@ class Call:
     cancel: Cancel | None
     special: bool = False  # whether control tokens in a prompt are read as such
     ranked: int | None = None  # how many of the mix's likeliest tokens a step ranks
+    prefix: PrefixCache | None = None  # for a run of one prompt: what was read before
 
     @classmethod
     def of(
@@ -113,6 +128,7 @@ class Call:
         cancel: Cancel | None,
         special: bool = False,
         ranked: int | None = None,
+        prefix: PrefixCache | None = None,
     ) -> "Call":
         """Return the call; MlpMemError for unavailable systems, sources or forced ids."""
         store = store or model.store
@@ -128,7 +144,7 @@ class Call:
             raise MlpMemError(
                 f"cancel must have is_set(), as a threading.Event does; got {cancel!r}"
             )
-        return cls(model, store, frozenset(parts), options, cancel, special, ranked)
+        return cls(model, store, frozenset(parts), options, cancel, special, ranked, prefix)
 
     def read(self, prompt: str | Sequence[int]) -> Prompt:
         """Return a prompt as text and ids; MlpMemError if it is empty or too long."""

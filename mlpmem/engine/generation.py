@@ -17,6 +17,7 @@ from torch import Tensor
 from mlpmem.engine.call import Call, Cancel, Clock, Event, Writer
 from mlpmem.engine.distributions import interpolate, repetition_penalised, sample
 from mlpmem.engine.fused import FusedModel, Sources, systems_of
+from mlpmem.engine.prefix import PrefixCache
 from mlpmem.engine.router import Evidence, gaps, reached, read_prompt, read_scores
 from mlpmem.engine.settings import GenerationOptions, check_lmbda, lambda_grid
 from mlpmem.engine.steps import positions_of, ranked_tokens
@@ -42,6 +43,7 @@ def compare(
     options: GenerationOptions = GREEDY,
     cancel: Cancel | None = None,
     special: bool = False,
+    prefix: PrefixCache | None = None,
 ) -> Iterator[Event]:
     """Return the Events of some systems (default: all) after one prompt.
 
@@ -49,11 +51,12 @@ def compare(
     token. The same seed gives every system the same random numbers, so it writes the same text in
     any company. Forced tokens are steps like the others: forcing a trace's own tokens changes
     nothing. store replaces the model's own in this call. Steps hold the sources that the systems
-    mix, and those in `sources`. With lmbda "auto" a router chooses it for every token.
+    mix, and those in `sources`. With lmbda "auto" a router chooses it for every token. What
+    `prefix` has of the prompt is not read again.
     """
     store = store or model.store
     systems = distinct(model, systems, store)
-    call = Call.of(model, systems, store, sources, options, cancel, special)
+    call = Call.of(model, systems, store, sources, options, cancel, special, prefix=prefix)
     lmbdas = model.lmbdas(systems, lmbda, store)
     read = call.read(prompt)
     return run(call, [Writer(system, system, lmbdas[system], read) for system in systems])
@@ -97,12 +100,6 @@ def scrub(
     return run(call, [Writer(v, system, v, read) for v in dict.fromkeys(map(float, lmbdas))])
 
 
-def last_values(events: Iterator[Event]) -> dict[Any, Trace]:
-    """Return the traces that a run's events end with, {} for a run without traces."""
-    *_, last = events
-    return dict(last.values) if last.kind == "done" else {}
-
-
 def run(call: Call, writers: list[Writer]) -> Iterator[Event]:
     """Yield an Event per step, then the traces; writers of one row share a prompt.
 
@@ -111,7 +108,7 @@ def run(call: Call, writers: list[Writer]) -> Iterator[Event]:
     clock, evidence = Clock(), Evidence()
     seeds = {writer.sample: call.options.seed + writer.sample for writer in writers}
     rngs = {sample: torch.Generator().manual_seed(seed) for sample, seed in seeds.items()}
-    live, output = writers, None
+    live, latest, output = writers, writers, None
     while live:
         if call.cancel is not None and call.cancel.is_set():
             for writer in live:
@@ -134,7 +131,11 @@ def run(call: Call, writers: list[Writer]) -> Iterator[Event]:
         with threads_between(call.model.decoder, len(output.hidden)):
             _choose(call, sources, live, evidence, rngs, begin)
         yield Event("step", {writer.name: writer.steps[-1] for writer in live})
-        live = [writer for writer in live if not writer.finish]
+        latest, live = live, [writer for writer in live if not writer.finish]
+    if call.prefix is not None and output is not None:
+        ids = [*latest[0].ids, *call.options.forced[len(latest[0].steps) :]]
+        read = ids[: output.cache.get_seq_length()]
+        call.prefix.put(call.model.decoder, read, output.cache, latest[0].row)
     yield Event("done", {writer.name: _trace(call, writer, clock) for writer in writers})
 
 
@@ -150,8 +151,12 @@ def _prefill(call: Call, writers: list[Writer], evidence: Evidence, clock: Clock
     # scores are enough for a router of the memory only
     scored = routed == {"memory"} and call.model.settings.memory_temperature == 1
     last, scored = (last, count) if scored else (last + count, 0)
-    output = call.model.decoder.forward(
-        read, use_cache=True, last=last, memory=memory, scored=scored
+    decoder, known, cache = call.model.decoder, 0, None
+    if call.prefix is not None and len(prompts) == 1:
+        known, cache = call.prefix.take(decoder, read[0].tolist(), read.shape[1] - last - scored)
+        clock.reused = known
+    output = decoder.forward(
+        read[:, known:], cache=cache, use_cache=True, last=last, memory=memory, scored=scored
     )
     clock.prefill_ms = 1000 * (time.perf_counter() - begin) / len(prompts)
     for row, prompt in prompts.items():
@@ -170,7 +175,7 @@ def _histories(call: Call, live: list[Writer], rows: int) -> list[list[int]] | N
         return None
     read: list[list[int]] = [[] for _ in range(rows)]
     for writer in live:
-        read[writer.row] = [*writer.prompt.ids, *(step.token_id for step in writer.steps)]
+        read[writer.row] = writer.ids
     return read
 
 
@@ -236,7 +241,7 @@ def _sampled(
     if forced := options.forced[len(live[0].steps) :][:1]:
         return [*forced] * len(live)
     if options.repetition_penalty != 1:
-        seen = [[*w.prompt.ids, *(step.token_id for step in w.steps)] for w in live]
+        seen = [writer.ids for writer in live]
         fused = repetition_penalised(fused, seen, options.repetition_penalty)
     limits = options.temperature, options.top_k, options.top_p
     return sample(fused, *limits, uniform, min_p=options.min_p).tolist()

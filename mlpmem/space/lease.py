@@ -86,6 +86,7 @@ class LeasedModel(Model):
     ) -> Iterator[Event]:
         """Return a run's events under a lease; `checked` is the same run on the CPU."""
         cancel = options.pop("cancel", None)
+        options.pop("prefix", None)  # what the CPU has read is of no use there
         if options.get("store") is not None:
             return checked
         checked.close()

@@ -10,6 +10,7 @@ from mlpmem.errors import MlpMemError
 from mlpmem.ui.door.bounds import BOUNDS
 from mlpmem.ui.recordings.recorded import Recorded
 from mlpmem.ui.service.own_text import Shelf
+from mlpmem.ui.service.prefixes import Prefixes
 from mlpmem.ui.service.service import Service
 from mlpmem.ui.service.taught import TaughtService
 
@@ -31,6 +32,7 @@ class Shared:
     uploads: Any = None  # the door's, with the files that visitors have sent
     taught: gr.State | None = None  # id of this visitor's taught memory, or ""
     copies: Shelf = field(default_factory=Shelf)  # of taught memories
+    prefixes: Prefixes = field(default_factory=Prefixes)  # what chats have read
 
     def of(self, taught: Any) -> "Shared":
         """Return these values with a visitor's taught memory, these if there is none."""

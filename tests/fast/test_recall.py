@@ -5,7 +5,9 @@ import tiny
 import torch
 from with_memory import model_of
 
+from mlpmem.api import Model
 from mlpmem.engine.fused import FusedModel
+from mlpmem.engine.prefix import PrefixCache
 from mlpmem.fast.few_rows import FewRows
 
 pytest.importorskip("numba")
@@ -111,7 +113,8 @@ def test_a_generation_is_the_same_with_and_without_compiled_code():
     models = [model_of(), model_of()]
     models[0].decoder.fast_pass.compile()
     models[1].decoder.fast_pass = None
-    from mlpmem.engine.generation import compare, last_values
+    from mlpmem.engine.call import last_values
+    from mlpmem.engine.generation import compare
     from mlpmem.engine.settings import GenerationOptions
 
     options = GenerationOptions(max_new_tokens=6)
@@ -122,3 +125,20 @@ def test_a_generation_is_the_same_with_and_without_compiled_code():
     for one, other in zip(found.steps, wanted.steps, strict=True):
         assert one.probs == pytest.approx(other.probs, abs=1e-5)
     assert found.cost["memory_ms"] > 0 and found.cost["decoder_ms"] > 0
+
+
+def test_compiled_code_goes_on_from_what_was_read_before():
+    model = model_of(context=(4.0, 16.0))
+    model.memory.bind(model.decoder)
+    model.decoder.fast_pass.compile()
+    model = Model(model.decoder, model.memory)
+    first = [5 + i for i in range(40)]
+    prefix = PrefixCache()
+    written = model.generate(first, lmbda=0.5, prefix=prefix, max_new_tokens=6).steps
+    longer = [*first, *(step.token_id for step in written), 9, 8, 7]
+    found = model.generate(longer, lmbda=0.5, prefix=prefix, max_new_tokens=6)
+    wanted = model.generate(longer, lmbda=0.5, max_new_tokens=6)
+    assert found.cost["reused_tokens"] >= len(first) + 5
+    assert [s.token_id for s in found.steps] == [s.token_id for s in wanted.steps]
+    for one, other in zip(found.steps, wanted.steps, strict=True):
+        assert one.probs == pytest.approx(other.probs, abs=1e-5)

@@ -5,7 +5,8 @@ import tiny
 import torch
 from with_memory import model_of
 
-from mlpmem.engine.generation import compare, last_values, scrub
+from mlpmem.engine.call import last_values
+from mlpmem.engine.generation import compare, scrub
 from mlpmem.engine.router import Router, RouterConfig
 from mlpmem.engine.settings import GenerationOptions
 from mlpmem.engine.trace import AUTO

@@ -5,6 +5,7 @@ from types import SimpleNamespace
 import pytest
 
 from mlpmem.engine.call import Event
+from mlpmem.engine.prefix import PrefixCache
 from mlpmem.errors import MlpMemError
 from mlpmem.model.prompts import question_prompt
 from mlpmem.model.tokenizer import TextStream
@@ -68,11 +69,21 @@ def request(*columns, **fields):
 
 def ask(model, data, known=None):
     """Return the values that answer a request."""
-    shared = SimpleNamespace(
+    return list(chat.answer(shared_of(model, known), data, None, "", "atlas"))
+
+
+def shared_of(model, known=None):
+    return SimpleNamespace(
         service=SimpleNamespace(model=model), recorded=known or Recorded(), store=lambda *_: None,
         searched=lambda *_: "",
     )  # fmt: skip
-    return list(chat.answer(shared, data, None, "", "atlas"))
+
+
+def test_what_the_session_has_read_reaches_every_run():
+    model, prefix = Chatty(), PrefixCache()
+    data = request(("lm", []), ("memory", [["Who?", "x"]]))
+    list(chat.answer(shared_of(model), data, None, "", "atlas", prefix))
+    assert [options["prefix"] for _, _, options in model.runs] == [prefix, prefix]
 
 
 def said(messages):

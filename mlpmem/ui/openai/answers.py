@@ -86,16 +86,19 @@ class Head:
 
 @dataclass(frozen=True)
 class Usage:
-    """Tokens read and written; a run yields it last."""
+    """Tokens read and written; a run yields it last. `cached` of those read were read before."""
 
     prompt: int
     completion: int
+    cached: int = 0
 
     def fields(self) -> dict:
         """Return the field `usage`."""
         both = self.prompt + self.completion
-        return {"prompt_tokens": self.prompt, "completion_tokens": self.completion,
-                "total_tokens": both}  # fmt: skip
+        counts = {"prompt_tokens": self.prompt, "completion_tokens": self.completion,
+                  "total_tokens": both}  # fmt: skip
+        details = {"prompt_tokens_details": {"cached_tokens": self.cached}} if self.cached else {}
+        return counts | details
 
 
 def whole(parts: Iterable[Head | Piece | Usage]) -> dict:

@@ -6,10 +6,12 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
+from mlpmem.ui.door import shares
 from mlpmem.ui.door.routes import RefusedError
 from mlpmem.ui.openai import answers, names, requests, runs
 from mlpmem.ui.openai.answers import Head, encoded
 from mlpmem.ui.openai.jobs import Jobs
+from mlpmem.ui.service.prefixes import Prefixes
 from mlpmem.ui.service.service import Service
 
 VARIABLE = "MLPMEM_OPENAI"
@@ -34,6 +36,7 @@ class OpenAi:
         """Answer with the page's models that are loaded, in the page's queue."""
         self._services, self._jobs = services, jobs
         self._since = int(time.time())
+        self._prefixes = Prefixes()  # by client
 
     def get(self, name: str, named: Mapping[str, str]) -> tuple[int, bytes]:
         """Return the list of models, or one of them."""
@@ -51,7 +54,7 @@ class OpenAi:
         """Answer a completion or a chat, whole or as a stream."""
         asked = requests.parse(payload, chat=name == "chat")
         service, _ = names.check(self._services, asked.model)  # before it waits
-        make = partial(runs.run, service, asked)
+        make = partial(runs.run, service, asked, prefix=self._prefixes.of(scope[shares.KEY]))
         async with self._jobs.begun(make, scope, receive) as parts:
             if asked.stream:
                 return await self._stream(parts, asked.include_usage, send)

@@ -3,6 +3,7 @@
 from collections.abc import Generator, Iterator, Sequence
 from typing import Any
 
+from mlpmem.engine.prefix import PrefixCache
 from mlpmem.errors import MlpMemError
 from mlpmem.model.prompts import chat_ids, read_ids
 from mlpmem.ui.door.bounds import BOUNDS
@@ -17,10 +18,13 @@ from mlpmem.ui.service.service import Service
 NEW_TOKENS = 16  # of a completion that names no number, as the protocol says
 
 
-def run(service: Service, asked: Asked, stop: Deadline) -> Iterator[Head | Piece | Usage]:
+def run(
+    service: Service, asked: Asked, stop: Deadline, prefix: PrefixCache | None = None
+) -> Iterator[Head | Piece | Usage]:
     """Yield the head of an answer, its pieces and its usage; stop ends it before the next token.
 
-    Choice i * n + s is sample s of prompt i, and equals a run of its own with seed + s.
+    Choice i * n + s is sample s of prompt i, and equals a run of its own with seed + s. prefix has
+    what the client's earlier requests made the decoder read.
     """
     answerer = names.find(service, asked.model, asked.options.lmbda)
     for source in asked.sources:
@@ -40,10 +44,11 @@ def run(service: Service, asked: Asked, stop: Deadline) -> Iterator[Head | Piece
     if not new_tokens:
         for index in range(asked.samples * len(prompts)):
             yield Piece(index, "", (), "length")
-    written = 0
+    written = cached = 0
     if new_tokens:
-        written = yield from _written(answerer, asked, prompts, new_tokens, begins, stop)
-    yield Usage(sum(map(len, prompts)), written)
+        rest = prompts, new_tokens, begins, stop, prefix
+        written, cached = yield from _written(answerer, asked, *rest)
+    yield Usage(sum(map(len, prompts)), written, cached)
 
 
 def _read(service: Service, answerer: Answerer, asked: Asked) -> tuple[list[list[int]], int]:
@@ -100,8 +105,9 @@ def _written(
     new_tokens: int,
     begins: Sequence[int],
     stop: Deadline,
-) -> Generator[Piece, None, int]:
-    """Yield the pieces of every choice; return the number of tokens written."""
+    prefix: PrefixCache | None,
+) -> Generator[Piece, None, tuple[int, int]]:
+    """Yield the pieces of every choice; return the tokens written, and those read before."""
     model, options = answerer.model, asked.options.as_arguments()
     options |= {"lmbda": {answerer.system: answerer.lmbda}, "special": False, "cancel": stop}
     options["max_new_tokens"] = new_tokens
@@ -111,10 +117,10 @@ def _written(
         for i, begin in enumerate(begins)
         for sample in range(asked.samples)
     }
-    written = 0
+    written, reused = 0, dict[int, int]()
     events = model.stream_batch(
         prompts, [answerer.system], samples=asked.samples, ranked=asked.ranked,
-        sources=asked.sources, **options,
+        sources=asked.sources, prefix=prefix, **options,
     )  # fmt: skip
     for event in events:
         if event.kind == "done":
@@ -123,7 +129,8 @@ def _written(
             writing = writings[i, sample]
             if event.kind == "part":
                 written += len(value.steps)
+                reused[i] = int(value.cost.get("reused_tokens", 0))
                 yield writing.end(value)
             elif piece := writing.push(value, fixed):
                 yield piece
-    return written
+    return written, sum(reused.values())

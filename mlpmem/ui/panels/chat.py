@@ -1,7 +1,7 @@
 """The Chat tab: one question to one or more systems, each with its own history.
 
 The conversation and its tokens are in the visitor's browser (static/chat); a request has what its
-answer needs, and nothing of it is kept on the server.
+answer needs. Outside Spaces, the decoder's cache of it stays for the next question (prefixes.py).
 """
 
 import threading
@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import gradio as gr
 
+from mlpmem.engine.prefix import PrefixCache
 from mlpmem.errors import MlpMemError, public_text, sentence
 from mlpmem.ui import components
 from mlpmem.ui.components import packed
@@ -33,9 +34,12 @@ def build(shared: Shared, tab: gr.Tab) -> None:
 def _asker(shared: Shared):
     """Return the handler of a question."""
 
-    def ask(event: gr.EventData, own: Any, choice: Any, taught: Any) -> Iterator[dict]:
+    def ask(
+        event: gr.EventData, own: Any, choice: Any, taught: Any, request: gr.Request
+    ) -> Iterator[dict]:
         def values(stop: threading.Event) -> Iterator[dict]:
-            yield from answer(shared.of(taught), inputs.event_values(event), stop, own, choice)
+            asked, prefix = inputs.event_values(event), shared.prefixes.of(request.session_hash)
+            yield from answer(shared.of(taught), asked, stop, own, choice, prefix)
 
         yield from map(packed, stream.guarded(values))
 
@@ -50,10 +54,18 @@ class Reading(NamedTuple):
     dropped: int  # oldest turns that did not fit
 
 
-def answer(shared: Shared, data: Any, stop: Any, own: Any, choice: Any) -> Iterator[dict]:
+def answer(
+    shared: Shared,
+    data: Any,
+    stop: Any,
+    own: Any,
+    choice: Any,
+    prefix: PrefixCache | None = None,
+) -> Iterator[dict]:
     """Yield a question's values: "begin", then deltas; the page has a column's kept steps already.
 
-    own and choice select the datastore that is searched, as in Compare.
+    own and choice select the datastore that is searched, as in Compare. prefix has what earlier
+    questions of the session made the decoder read.
     """
     asked = check_chat(data)
     model, store = shared.service.model, shared.store(own, choice)
@@ -69,7 +81,7 @@ def answer(shared: Shared, data: Any, stop: Any, own: Any, choice: Any) -> Itera
         "columns": {r.column.system: _opening(r, lmbdas, model) for r in readings},
     }  # fmt: skip
     kept = {column.system: column.kept for column in asked.columns}
-    events = interleaved(_runs(model, asked, readings, lmbdas, stop, store))
+    events = interleaved(_runs(model, asked, readings, lmbdas, stop, store, prefix))
     for value in stream.deltas(asked.run, events):
         yield without_kept(value, kept)
 
@@ -102,7 +114,13 @@ def _opening(reading: Reading, lmbdas: dict, model: Any) -> dict:
 
 
 def _runs(
-    model: Any, asked: Asked, readings: list[Reading], lmbdas: dict, stop: Any, store: Any
+    model: Any,
+    asked: Asked,
+    readings: list[Reading],
+    lmbdas: dict,
+    stop: Any,
+    store: Any,
+    prefix: PrefixCache | None,
 ) -> list[tuple[list[str], Any]]:
     """Return (systems, their events); systems that read and continue the same share a batch."""
     batches: dict[tuple, list[Reading]] = {}
@@ -117,7 +135,7 @@ def _runs(
         own = {name: lmbdas[name] for name in names}
         runs.append((names, model.stream(
             ids, names, lmbda=own, cancel=stop, store=store,
-            sources=columns.sources(model, store), **arguments,
+            sources=columns.sources(model, store), prefix=prefix, **arguments,
         )))  # fmt: skip
     return runs
 
