@@ -17,8 +17,9 @@ from torch import Tensor
 from mlpmem.engine.call import Call, Cancel, Clock, Event, Writer
 from mlpmem.engine.distributions import interpolate, repetition_penalised, sample
 from mlpmem.engine.fused import FusedModel, Sources, systems_of
+from mlpmem.engine.prefill import keep_read, read_prompts
 from mlpmem.engine.prefix import PrefixCache
-from mlpmem.engine.router import Evidence, gaps, reached, read_prompt, read_scores
+from mlpmem.engine.router import Evidence, gaps
 from mlpmem.engine.settings import GenerationOptions, check_lmbda, lambda_grid
 from mlpmem.engine.steps import positions_of, ranked_tokens
 from mlpmem.engine.trace import AUTO, RankedToken, Trace
@@ -118,7 +119,7 @@ def run(call: Call, writers: list[Writer]) -> Iterator[Event]:
         # how many forced tokens follow this step
         ahead = len(call.options.forced) - len(live[0].steps)
         if output is None:
-            output = _prefill(call, writers, evidence, clock)
+            output = read_prompts(call, writers, evidence, clock)
         elif ahead < 0:
             output = _decode_one(call, output, live, clock)
         at = -1 - max(0, ahead)
@@ -133,40 +134,8 @@ def run(call: Call, writers: list[Writer]) -> Iterator[Event]:
         yield Event("step", {writer.name: writer.steps[-1] for writer in live})
         latest, live = live, [writer for writer in live if not writer.finish]
     if call.prefix is not None and output is not None:
-        ids = [*latest[0].ids, *call.options.forced[len(latest[0].steps) :]]
-        read = ids[: output.cache.get_seq_length()]
-        call.prefix.put(call.model.decoder, read, output.cache, latest[0].row)
+        keep_read(call.prefix, call, output, latest, evidence)
     yield Event("done", {writer.name: _trace(call, writer, clock) for writer in writers})
-
-
-def _prefill(call: Call, writers: list[Writer], evidence: Evidence, clock: Clock) -> DecoderOutput:
-    """Return the decoder's output after every row's prompt, and read the prompts as evidence."""
-    begin = time.perf_counter()
-    prompts = {writer.row: writer.prompt for writer in writers}
-    forced = list(call.options.forced)
-    read = torch.tensor([[*prompts[row].ids, *forced] for row in range(len(prompts))])
-    routed = {writer.system for writer in writers if writer.lmbda == AUTO}
-    count, last = reached(prompts[0].ids, bool(routed)), 1 + len(forced)
-    memory = call.model.memory if "memory" in call.parts else None
-    # scores are enough for a router of the memory only
-    scored = routed == {"memory"} and call.model.settings.memory_temperature == 1
-    last, scored = (last, count) if scored else (last + count, 0)
-    decoder, known, cache = call.model.decoder, 0, None
-    if call.prefix is not None and len(prompts) == 1:
-        known, cache = call.prefix.take(decoder, read[0].tolist(), read.shape[1] - last - scored)
-        clock.reused = known
-    output = decoder.forward(
-        read[:, known:], cache=cache, use_cache=True, last=last, memory=memory, scored=scored
-    )
-    clock.prefill_ms = 1000 * (time.perf_counter() - begin) / len(prompts)
-    for row, prompt in prompts.items():
-        columns = {w.name: w.system for w in writers if w.row == row and w.lmbda == AUTO}
-        if output.scores is not None:
-            read_scores(evidence, output.scores[:, row], columns)
-        else:
-            read_prompt(evidence, call.model, output.states(row), prompt.ids, columns, call.store)
-    clock.read = {part: s / len(prompts) for part, s in evidence.seconds.items()}
-    return output
 
 
 def _histories(call: Call, live: list[Writer], rows: int) -> list[list[int]] | None:

@@ -9,7 +9,7 @@ import threading
 import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -21,6 +21,29 @@ BYTES = 256 * 2**20
 
 
 @dataclass(frozen=True)
+class Gaps:
+    """A router's evidence of a text: the gaps of its tokens from `first` on, by one memory."""
+
+    memory: Any  # a weak reference
+    temperature: float
+    first: int
+    values: list[float]
+
+    def of(self, memory: Any, temperature: float) -> bool:
+        """Return whether this memory has these gaps."""
+        same = memory is not None and self.memory() is memory
+        return same and self.temperature == temperature
+
+
+class Known(NamedTuple):
+    """What a run need not compute of its prompt."""
+
+    count: int = 0  # tokens
+    cache: Any = None  # the decoder's, after them
+    gaps: list[float] | None = None  # of the first tokens of a router's evidence; None: of none
+
+
+@dataclass(frozen=True)
 class _Read:
     """A text that was read, as the decoder's cache after it; B = 1."""
 
@@ -28,10 +51,33 @@ class _Read:
     context: Any  # whose running sums the cache has, too
     ids: list[int]
     cache: Any
+    gaps: Gaps | None
 
-    def fits(self, decoder: Decoder) -> bool:
-        """Return whether the decoder would have this cache, too."""
-        return self.decoder() is decoder and self.context is decoder.context
+    def known(self, decoder: Decoder, asked: "Asked") -> tuple[int, list[float] | None]:
+        """Return how many tokens of a prompt need not be computed, and their gaps."""
+        if self.decoder() is not decoder or self.context is not decoder.context:
+            return 0, None
+        alike, begin = common(self.ids, asked.ids), asked.size - asked.reach
+        if not asked.reach:
+            return min(alike, asked.size - 1), None
+        gaps = self.gaps
+        if gaps is not None and gaps.of(asked.memory, asked.temperature) and gaps.first <= begin:
+            # the state before the first token without a gap is computed
+            end = min(gaps.first + len(gaps.values), alike)
+            count = min(alike, asked.size - 1, end - 1)
+            if count >= begin:
+                return count, gaps.values[begin - gaps.first : count + 1 - gaps.first]
+        return min(alike, begin - 1), None
+
+
+class Asked(NamedTuple):
+    """What a run needs of its prompt: the logits after its `size` tokens, and its evidence."""
+
+    ids: Sequence[int]  # with tokens that are forced behind the prompt
+    size: int  # of the prompt
+    reach: int  # of its last tokens that are evidence
+    memory: Any
+    temperature: float
 
 
 class PrefixCache:
@@ -57,21 +103,20 @@ class PrefixCache:
         """Return the size of keys and values."""
         return sum(bytes_of(text.cache) for text in self._texts)
 
-    def take(self, decoder: Decoder, ids: Sequence[int], most: int) -> tuple[int, Any]:
-        """Return (N, the cache after the first N ids), N at most `most`; (0, None) for no text."""
+    def take(self, decoder: Decoder, asked: Asked) -> Known:
+        """Return what is known of a prompt, and forget the text that it comes from."""
         with self._lock:
-            shared = [
-                min(most, common(text.ids, ids)) if text.fits(decoder) else 0
-                for text in self._texts
-            ]
-            count = max(shared, default=0)
+            known = [text.known(decoder, asked) for text in self._texts]
+            count, gaps = max(known, key=lambda one: one[0], default=(0, None))
             if count < 1:
-                return 0, None
-            cache = self._texts.pop(shared.index(count)).cache
+                return Known()
+            cache = self._texts.pop(known.index((count, gaps))).cache
         cache.crop(count - cache.get_seq_length())
-        return count, cache
+        return Known(count, cache, gaps)
 
-    def put(self, decoder: Decoder, ids: Sequence[int], cache: Any, row: int) -> None:
+    def put(
+        self, decoder: Decoder, ids: Sequence[int], cache: Any, row: int, gaps: Gaps | None
+    ) -> None:
         """Keep a row of a cache, which has read ids; nothing else may use the cache from now on.
 
         A cache that forgets old tokens (sliding windows) is not kept.
@@ -80,7 +125,7 @@ class PrefixCache:
             return
         if len(cache.layers[0].keys) > 1:
             cache.batch_select_indices(torch.tensor([row], device=cache.layers[0].keys.device))
-        text = _Read(weakref.ref(decoder), decoder.context, list(ids), cache)
+        text = _Read(weakref.ref(decoder), decoder.context, list(ids), cache, gaps)
         with self._lock:
             self._texts = [*self._texts, text][-TEXTS:]
             while self._texts and self.bytes > self.most:

@@ -275,6 +275,7 @@ class Evidence:
     def __init__(self) -> None:
         """Start with no text read."""
         self._now: dict[Hashable, float] = {}
+        self.gaps: dict[Hashable, list[float]] = {}  # all that a text was read by
         self.seconds: dict[str, float] = {}  # per source, to read prompts
 
     def now(self, texts: Iterable[Hashable]) -> Tensor:
@@ -287,6 +288,7 @@ class Evidence:
         for text, gap in zip(texts, gaps.tolist(), strict=True):
             before.append(self._now.get(text, 0.0))
             self._now[text] = DECAY * before[-1] + gap
+            self.gaps.setdefault(text, []).append(gap)
         return torch.tensor(before)
 
 
@@ -302,14 +304,14 @@ def read_prompt(
     ids: Sequence[int],
     columns: Mapping[Any, str],
     store: Store | None,
+    count: int,
 ) -> None:
-    """Add a prompt's ids to the evidence of columns {name: system}, under their names.
+    """Add the last `count` of a prompt's ids to the evidence of columns {name: system}.
 
     states are a decoder's hidden states (R, D) and logits (R, V); the first row precedes the first
-    token that is evidence.
+    of these tokens.
     """
-    count = reached(ids, bool(columns))
-    if not count:
+    if not count or not columns:
         return
     parts = {part for system in columns.values() for part in PARTS[system]}
     hidden, logits = (state[:count] for state in states)

@@ -293,10 +293,11 @@ def distributions(
     system = model.check_system(system, store)
     lmbda = model.lmbdas([system], lmbda, store)[system]
     ids = check_prompt(model.decoder, prompt, 1)
-    output = model.decoder.forward(torch.tensor([ids]), last=1 + reached(ids, lmbda == AUTO))
+    count = reached(ids, lmbda == AUTO)
+    output = model.decoder.forward(torch.tensor([ids]), last=1 + count)
     routed, evidence = {system: system} if lmbda == AUTO else {}, Evidence()
     hidden, logits = output.states(0)
-    read_prompt(evidence, model, (hidden, logits), ids, routed, store)
+    read_prompt(evidence, model, (hidden, logits), ids, routed, store, count)
     sources = model.sources(hidden[-1:], logits[-1:], store, read=[ids])
     weights = model.weights(sources, system, lmbda, evidence.now([system]))
     fused = interpolate(sources["lm"], sources[system], weights)

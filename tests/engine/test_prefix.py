@@ -2,6 +2,7 @@
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import pytest
 import tiny
@@ -24,6 +25,17 @@ def same(got, wanted):
     for ours, theirs in zip(got.steps, wanted.steps, strict=True):
         assert ours.probs == pytest.approx(theirs.probs, abs=2e-5)
         assert ours.lmbda == (None if theirs.lmbda is None else pytest.approx(theirs.lmbda, 1e-4))
+
+
+class Stop:
+    """Set after so many questions whether it is."""
+
+    def __init__(self, after: int) -> None:
+        self.left = after
+
+    def is_set(self) -> bool:
+        self.left -= 1
+        return self.left < 0
 
 
 def two_turns(model, systems, **options):
@@ -65,16 +77,48 @@ def test_columns_that_wrote_different_texts_share_their_prompt(systems):
         assert trace.cost["reused_tokens"] >= len(FIRST)
 
 
-def test_a_router_reads_all_its_evidence_again(monkeypatch):
+@pytest.mark.parametrize("system", ["memory", "mixed"])
+@pytest.mark.parametrize("company", [[], ["lm"]])
+def test_a_routers_evidence_of_what_was_read_is_kept_for_the_memory(system, company, monkeypatch):
     monkeypatch.setattr(router, "REACH", 20)
     model = tiny.routed()
-    first = [7 + i for i in range(60)]
-    prefix = PrefixCache()
-    model.generate(first, prefix=prefix, lmbda="auto", max_new_tokens=2)
-    longer = [*first, *NEXT]
-    trace = model.generate(longer, prefix=prefix, lmbda="auto", max_new_tokens=5)
-    same(trace, model.generate(longer, lmbda="auto", max_new_tokens=5))
-    assert 0 < trace.cost["reused_tokens"] < len(longer) - 20
+    prefix, ids, systems, before = PrefixCache(), [7 + i for i in range(30)], [*company, system], 0
+    for turn in range(3):
+        options = {"lmbda": {system: "auto", "lm": 0.0}, "max_new_tokens": 4}
+        got = model.compare(ids, systems, prefix=prefix, **options)
+        whole = model.compare(ids, systems, **options)
+        for name in systems:
+            same(got[name], whole[name])
+        reused = got[system].cost.get("reused_tokens", 0)
+        if turn and system == "memory":
+            assert reused >= before, "the state before the first new token is computed again"
+        elif turn:
+            assert reused == min(before, len(ids) - 21)
+        before = len(ids)
+        ids = [*ids, *(step.token_id for step in got[system].steps), 50 + turn, 51 + turn]
+
+
+def test_evidence_of_a_cut_prompt_of_forced_tokens_and_of_other_settings_is_read_again(
+    monkeypatch,
+):
+    monkeypatch.setattr(router, "REACH", 20)
+    model, prefix = tiny.routed(), PrefixCache()
+    ids = [7 + i for i in range(50)]
+    options = {"lmbda": "auto", "max_new_tokens": 5}
+    for prompt, more in (
+        (ids, {}),
+        (ids[:30], {}),  # its evidence begins before that of the longer one
+        ([*ids[:45], 60, 61], {}),
+        ([*ids[:45], 60, 61, 62], {"forced": [9, 8, 7]}),
+        ([*ids[:45], 60, 61, 62, 9, 8], {"forced": [7]}),
+        ([*ids[:45], 60, 61, 62, 9, 8, 7], {"cancel": Stop(2)}),
+    ):
+        got = model.generate(prompt, prefix=prefix, **options, **more)
+        more = {"cancel": Stop(2)} if "cancel" in more else more
+        same(got, model.generate(prompt, **options, **more))
+        assert got.cost.get("reused_tokens", 0) > 0 or prompt is ids
+    model.settings = replace(model.settings, memory_temperature=2.0)
+    same(model.generate(ids, prefix=prefix, **options), model.generate(ids, **options))
 
 
 @pytest.mark.parametrize("turn", [(), (9,), (8, 9)])
@@ -115,17 +159,6 @@ def test_forced_tokens_are_read_behind_what_was_kept():
     trace = model.generate(FIRST, prefix=prefix, **options)
     same(trace, model.generate(FIRST, **options))
     assert trace.cost["reused_tokens"] == len(FIRST) - 1, "forced tokens are steps"
-
-
-class Stop:
-    """Set after so many questions whether it is."""
-
-    def __init__(self, after: int) -> None:
-        self.left = after
-
-    def is_set(self) -> bool:
-        self.left -= 1
-        return self.left < 0
 
 
 @pytest.mark.parametrize("after", [0, 1, 3])
