@@ -232,7 +232,7 @@ class FakeModel:
             yield Event(event.kind, dict.fromkeys([name], event.values["lm"]))
 
     def _columns(self, prompt, columns, max_new_tokens=32, cancel=None, forced=(),
-                 temperature=0.0, store=None, sources=None, **sampling):  # fmt: skip
+                 temperature=0.0, store=None, sources=None, prefix=None, **sampling):  # fmt: skip
         prompt = text_of(prompt)
         shown = tuple(s for s in ("lm", "memory", "knn") if s in self.systems)
         tokens = {name: self._tokens(prompt, *column, forced, temperature, store is not None)

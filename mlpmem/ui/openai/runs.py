@@ -1,9 +1,8 @@
 """The work of one request: its prompts are read, echoed and continued, all as one batch."""
 
 from collections.abc import Generator, Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from mlpmem.engine.prefix import PrefixCache
 from mlpmem.errors import MlpMemError
 from mlpmem.model.prompts import chat_ids, read_ids
 from mlpmem.ui.door.bounds import BOUNDS
@@ -15,11 +14,14 @@ from mlpmem.ui.openai.requests import Asked
 from mlpmem.ui.request.limits import Deadline
 from mlpmem.ui.service.service import Service
 
+if TYPE_CHECKING:
+    from mlpmem.engine.prefix import PrefixCache
+
 NEW_TOKENS = 16  # of a completion that names no number, as the protocol says
 
 
 def run(
-    service: Service, asked: Asked, stop: Deadline, prefix: PrefixCache | None = None
+    service: Service, asked: Asked, stop: Deadline, prefix: "PrefixCache | None" = None
 ) -> Iterator[Head | Piece | Usage]:
     """Yield the head of an answer, its pieces and its usage; stop ends it before the next token.
 
@@ -105,7 +107,7 @@ def _written(
     new_tokens: int,
     begins: Sequence[int],
     stop: Deadline,
-    prefix: PrefixCache | None,
+    prefix: "PrefixCache | None",
 ) -> Generator[Piece, None, tuple[int, int]]:
     """Yield the pieces of every choice; return the tokens written, and those read before."""
     model, options = answerer.model, asked.options.as_arguments()

@@ -7,11 +7,10 @@ answer needs. Outside Spaces, the decoder's cache of it stays for the next quest
 import threading
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, closing
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import gradio as gr
 
-from mlpmem.engine.prefix import PrefixCache
 from mlpmem.errors import MlpMemError, public_text, sentence
 from mlpmem.ui import components
 from mlpmem.ui.components import packed
@@ -19,6 +18,9 @@ from mlpmem.ui.context import STREAM, Shared
 from mlpmem.ui.recordings.words import starters, words
 from mlpmem.ui.request import columns, inputs, stream
 from mlpmem.ui.request.chats import Asked, Column, check_chat
+
+if TYPE_CHECKING:
+    from mlpmem.engine.prefix import PrefixCache
 
 
 def build(shared: Shared, tab: gr.Tab) -> None:
@@ -60,7 +62,7 @@ def answer(
     stop: Any,
     own: Any,
     choice: Any,
-    prefix: PrefixCache | None = None,
+    prefix: "PrefixCache | None" = None,
 ) -> Iterator[dict]:
     """Yield a question's values: "begin", then deltas; the page has a column's kept steps already.
 
@@ -120,7 +122,7 @@ def _runs(
     lmbdas: dict,
     stop: Any,
     store: Any,
-    prefix: PrefixCache | None,
+    prefix: "PrefixCache | None",
 ) -> list[tuple[list[str], Any]]:
     """Return (systems, their events); systems that read and continue the same share a batch."""
     batches: dict[tuple, list[Reading]] = {}

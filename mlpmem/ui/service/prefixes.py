@@ -7,9 +7,12 @@ import os
 import threading
 from collections import OrderedDict
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
-from mlpmem.engine.prefix import PrefixCache
 from mlpmem.errors import MlpMemError
+
+if TYPE_CHECKING:  # it needs torch, which the first screen does not
+    from mlpmem.engine.prefix import PrefixCache
 
 VARIABLE = "MLPMEM_PREFIXES"
 SESSIONS = 2
@@ -37,10 +40,12 @@ class Prefixes:
         self._of: OrderedDict[str, PrefixCache] = OrderedDict()
         self._lock = threading.Lock()
 
-    def of(self, session: str | None) -> PrefixCache | None:
+    def of(self, session: str | None) -> "PrefixCache | None":
         """Return a session's, a new one for a new session; None if nothing is kept."""
         if not session or not self.most:
             return None
+        from mlpmem.engine.prefix import PrefixCache
+
         with self._lock:
             prefix = self._of.setdefault(session, PrefixCache())
             self._of.move_to_end(session)
