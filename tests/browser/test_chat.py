@@ -332,7 +332,8 @@ def test_the_context_meter_says_when_old_turns_fall_out(visit):
 def test_starters_ask_and_a_chip_asks_as_typed(visit):
     page = open_chat(visit())
     starter = page.locator(".starter >> nth=0")
-    text = starter.inner_text()
+    assert starter.locator(".starter-kind").inner_text() == "Memory helps"
+    text = starter.locator("[dir=auto]").inner_text()
     starter.click()
     idle(page)
     assert page.inner_text(".said") == text and fake.ask(text) in fake.ANSWERS

@@ -4,6 +4,7 @@
 /** @import { Candidate, Packed, Pane, Props, Watch } from "../core/types.js" */
 /** @import { Plan } from "./run.js" */
 import { h, inside, setText } from "../core/dom.js";
+import { groupName } from "../core/panels.js";
 import { page, unpack } from "../core/state.js";
 import { legend } from "../view/panes.js";
 import { actsOf } from "./acts.js";
@@ -55,8 +56,9 @@ export class Chat extends Shown {
   /** @param {Texts} texts */
   #layOut({ note, starters }) {
     this.empty = h("div", { class: "chat-empty" }, h("h2", null, "Ask something"), h("p", { class: "panel-note" }, note),
-      h("div", { class: "starters" }, starters.map((text) => h("button", { type: "button", class: "starter", dir: "auto",
-        on: { click: () => this.send(text) } }, text))), this.undo);
+      h("div", { class: "starters" }, starters.map(([group, text]) => h("button", { type: "button", class: "starter",
+        on: { click: () => this.send(text) } }, group ? h("span", { class: "starter-kind" }, groupName(group)) : "",
+      h("span", { dir: "auto" }, text)))), this.undo);
     const bar = h("div", { class: "chat-bar" }, this.composer.source,
       h("div", { class: "chat-tools" }, this.switch, this.settings.button, this.fresh));
     const key = legend();

@@ -50,4 +50,4 @@ export type ChatValue = { run: string } & (
 
 /** What the chat needs of the page around it. */
 export interface Around { ask: (request: ChatRequest) => void; halt: () => void }
-export interface Texts { note: string; question: string; starters: string[] }
+export interface Texts { note: string; question: string; starters: [string, string][] }
