@@ -150,12 +150,12 @@ def compared(
 ) -> list[dict]:
     """Return the memory's answers to the same questions by a model and its taught copy.
 
-    "new" are about the sentences, "old" about what the memory learned before, and "known" about
-    what the decoder was trained on. A chat model is asked requests in general too, whose answers
-    are to stay as they were.
+    "new" are about the sentences, in other words, and "begun" are beginnings of those without any;
+    "old" are about what the memory learned before, "known" about what the decoder was trained on.
+    A chat model is asked requests in general too, whose answers are to stay as they were.
     """
     chats = shared.recorded.chat_form
-    asked = [("new", *pair) for text in texts for pair in check_of(before, text)]
+    asked = [row for text in texts for row in check_of(before, text)]
     for sort, parts in (("old", ("real", "invented") if chats else ("B",)), ("known", ("A2",))):
         rows = [q for q in shared.recorded.questions if q["part"] in parts and q["answer"]]
         chosen = rows[:: max(1, len(rows) // CHECKED)][:CHECKED]
@@ -173,17 +173,17 @@ def compared(
     return rows
 
 
-def check_of(model: Any, text: str) -> list[tuple[str, str]]:
-    """Return (question, answer) of a sentence's fact in a wording that is not taught.
+def check_of(model: Any, text: str) -> list[tuple[str, str, str]]:
+    """Return ("new", question, answer) of a sentence's fact in a wording that is not taught.
 
-    A sentence without a known kind of fact is asked by its own beginning.
+    A sentence without a known kind of fact is asked by its own beginning: "begun".
     """
     from mlpmem.teaching.wordings import Wordings
 
     if found := Wordings(model).question(text):
-        return [found]
+        return [("new", *found)]
     head, _, tail = text.rpartition(" ")
-    return [(head, tail)] if head else []
+    return [("begun", head, tail)] if head else []
 
 
 def _undoer(shared: Shared):

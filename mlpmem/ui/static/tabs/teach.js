@@ -6,7 +6,7 @@ import { unpack } from "../core/state.js";
 
 const W = 240;
 const H = 56;
-const SORTS = { new: "Your facts, in other words", old: "Old facts", known: "What the decoder knows",
+const SORTS = { new: "Your facts, in other words", begun: "Your sentences, completed: the page knows no other words for these", old: "Old facts", known: "What the decoder knows",
   general: "Anything else: the answers should stay" };
 const FORM = /^Question: (.*) Answer:$/;
 const WHY = "The datastore knows your sentences at once and cites them; delete one, and it forgets. The memory was " +
