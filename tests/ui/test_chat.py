@@ -228,4 +228,3 @@ def test_a_chat_model_is_offered_facts_of_its_memory_and_general_questions():
     offered = starters(Recorded(examples=examples, chat_form=True))
     assert offered[:2] == [("helps", "a?"), ("helps", "b.")]
     assert [group for group, _ in offered] == ["helps", "helps", "", ""]
-

@@ -5,6 +5,7 @@ An atlas is recognised by its three groups of entities, not by the bundle's name
 
 import re
 from dataclasses import dataclass
+from typing import Any
 
 from mlpmem.ui.recordings.recorded import Recorded
 
@@ -91,6 +92,13 @@ def starters(recorded: Recorded) -> list[tuple[str, str]]:
     first = [rows[0] for rows in by_group.values() if rows]
     rest = [row for rows in by_group.values() for row in rows[1:]]
     return [*first, *rest][:MOST_STARTERS] or general
+
+
+def chat_texts(recorded: Recorded) -> dict[str, Any]:
+    """Return what an empty chat says and offers, and who answers before the model is loaded."""
+    texts = words(recorded)
+    return {"note": texts.chat_note, "question": texts.question, "starters": starters(recorded),
+            "systems": list(recorded.systems)}  # fmt: skip
 
 
 def fitted(markup: str, recorded: Recorded) -> str:

@@ -17,7 +17,7 @@ import { Talk, newAnswer, shownOf } from "./kept/talk.js";
 import { Linked } from "./linked.js";
 import { TurnView, noteFallen } from "./question.js";
 import { ChatRun } from "./run.js";
-import { Settings } from "./settings.js";
+import { Settings, facts } from "./settings.js";
 import { Shown } from "./shown.js";
 
 const SAVE = 3000; // milliseconds between two savings of an answer that grows
@@ -42,7 +42,7 @@ export class Chat extends Shown {
     this.erased = [];
     this.settings = new Settings({ changed: (values) => this.keep.note("settings", values), erase: () => this.clear(), kept: () => this.keep.bytes });
     this.composer = new Composer({ send: () => this.send(), stop: () => this.stop(),
-      chosen: () => this.keep.note("systems", this.composer.wanted) }, texts.question);
+      chosen: () => this.keep.note("systems", this.composer.wanted) }, texts);
     this.acts = actsOf(this);
     this.tree = { branch: (/** @type {Pane} */ pane, /** @type {number} */ index, /** @type {Candidate} */ { id }) =>
       this.acts.write(/** @type {any} */ (pane), index, id) };
@@ -69,6 +69,7 @@ export class Chat extends Shown {
   /** The tab was opened: a text of the visitor's own may have come or gone. */
   opened() {
     this.composer.offer();
+    if (this.talk.turns.size) this.follow(true);
   }
 
   async #restore() {
@@ -94,7 +95,7 @@ export class Chat extends Shown {
       box.focus();
       return;
     }
-    if (!this.isFree()) return;
+    if (!this.isFree(question)) return;
     if (starter === undefined) box.value = "";
     this.pose(this.talk.add(question));
   }
@@ -114,9 +115,9 @@ export class Chat extends Shown {
     const { turns, lmbda } = readConversation(file);
     const [first] = this.talk.path();
     this.closeDrawer();
-    for (const [i, { question, own, traces }] of turns.entries()) {
+    for (const [i, { question, own, right: [answer = "", ...aliases], traces }] of turns.entries()) {
       const turn = this.talk.add(question, i ? undefined : first);
-      turn.own = own || "";
+      Object.assign(turn, { own: own || "", about: { answer, aliases } });
       for (const trace of Object.values(traces)) {
         const state = trace.finish ? "done" : "stopped";
         this.talk.answer(turn, { ...newAnswer(trace.system, this.settings.sent), trace, state });
@@ -129,12 +130,15 @@ export class Chat extends Shown {
     return `Opened, ${turns.length === 1 ? "1 question" : `${turns.length} questions`}.${first ? " Your own conversation is the first question's other version." : ""}`;
   }
 
-  /** Whether a question can be asked now; says why not. */
-  isFree() {
+  /** Whether a question can be asked now; says why not. @param {string} [question] */
+  isFree(question = "") {
     const running = page.runningView();
+    const most = facts()?.question ?? Number.POSITIVE_INFINITY;
+    const { length } = [...question]; // characters, as the server counts them
     const text = !page.status.ready ? `The model cannot answer yet: ${page.status.line || "it is loading"}.`
       : /** @type {any} */ (running) === this ? "An answer is being written. Stop it first, or wait."
-        : running ? "A run is in progress on another tab. Wait for it, or stop it with Esc." : "";
+        : running ? "A run is in progress on another tab. Wait for it, or stop it with Esc."
+          : length > most ? `A question has at most ${most.toLocaleString("en")} characters; this one has ${length.toLocaleString("en")}. Shorten it.` : "";
     this.composer.say(text);
     return !text;
   }
@@ -190,6 +194,7 @@ export class Chat extends Shown {
     view.show(this.talk.siblings(job.turn));
     this.remark(view);
     this.paint(view);
+    this.keepDrawer();
     this.follow(false);
     if (performance.now() - this.saved < SAVE) return;
     this.saved = performance.now();
@@ -203,6 +208,7 @@ export class Chat extends Shown {
     if (!job) return;
     this.keep.save(job.turn);
     this.render();
+    this.keepDrawer();
     this.follow(false);
     this.linked.after(job.answers.every(({ state }) => state === "done"));
     const [answer] = job.answers;
@@ -292,7 +298,7 @@ export class Chat extends Shown {
     const { answer = "", aliases = [] } = view.turn.about;
     for (const [system, pane] of view.panes) {
       const { skipped } = this.talk.history(view.turn, system);
-      const unread = skipped ? `It has not read ${skipped === 1 ? "the earlier turn" : `${skipped} earlier turns`} that others answered.` : "";
+      const unread = skipped ? `It has not read ${skipped === 1 ? "the earlier turn" : `${skipped} earlier turns`}, which it did not answer.` : "";
       pane.remark([unread, pane.begun].filter(Boolean).join(" "), answer ? [answer, ...aliases] : []);
     }
   }

@@ -138,12 +138,13 @@ const talked = ({ count, own, fragment, record }) => {
       : `The whole conversation, ${questions(count)}. It is too long for a link: save it as a file.` };
 };
 
-/** Whether a file's text is a conversation's, to be opened in the chat. @type {(text: string) => boolean} */
-const isTalk = (text) => {
+/** What a file's text looks like: a conversation, a run, or neither. @type {(text: string) => "chat" | "run" | ""} */
+const kindOfFile = (text) => {
   try {
-    return JSON.parse(text)?.kind === "chat";
+    const value = JSON.parse(text);
+    return value?.kind === "chat" ? "chat" : value?.traces ? "run" : "";
   } catch {
-    return false;
+    return "";
   }
 };
 
@@ -276,14 +277,16 @@ export class Share {
     }
     const isLarge = file.size > MOST; // for a run, but perhaps not for a conversation
     const text = file.size > MOST_TALK ? "" : await file.text();
-    if (text && isTalk(text)) {
+    const kind = kindOfFile(text);
+    if (kind === "chat") {
       await this.#opened(text);
     } else if (isLarge) {
       setText(this.note, `The file must have at most 6 MB, a conversation's 21 MB; it has ${megabytes(file.size)}.`);
-    } else if (this.open) {
+    } else if (this.open && (kind || !isChat(page.activeView()))) {
+      tabNamed("Compare")?.click(); // where it is shown, or what is wrong with it
       this.open(text);
       this.#done("");
-    } else setText(this.note, "The file is not a saved conversation. Only those can be opened here.");
+    } else setText(this.note, "The file is not a saved conversation, or it is damaged.");
   }
 
   /** Opens a saved conversation in the chat. @param {string} text */
