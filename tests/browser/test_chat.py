@@ -141,7 +141,7 @@ def test_another_word_writes_on_and_versions_have_their_own_later_turns(visit):
     page.click("#drawer .candidate[data-chosen] .branch")
     assert page.locator(".turn").count() == 2, "the same word again is no other version"
     other = page.locator("#drawer .candidate:not([data-chosen]) .branch >> nth=0")
-    word = other.inner_text().strip()
+    word = other.inner_text().lstrip(" ·")
     other.click()
     idle(page)
     assert f"“{word}”" in page.inner_text("#drawer .drawer-title"), "it shows the new answer"
