@@ -28,6 +28,10 @@ def test_a_told_fact_is_asked_and_a_deleted_one_is_forgotten(visit):
     page.click(".teach-offer >> nth=0")
     page.wait_for_selector(f"{STATUS}:has-text('The datastore knows 1 sentence')")
     page.wait_for_selector("#store-choice label:has-text('Your text')")
+    name = page.locator("#store-choice label span >> nth=0")
+    name.evaluate("span => { span.textContent = 'The memory’s facts'; }")  # the widest of all
+    links, choice = (page.locator(p).bounding_box() for p in (".value-links", "#store-choice"))
+    assert links["x"] + links["width"] <= choice["x"], "the links stay whole"
     page.click(".teach-ask")
     page.wait_for_selector("#pane-knn .token:has-text('own')")
     assert "trained before you came" in page.inner_text("#pane-memory .pane-caption")
