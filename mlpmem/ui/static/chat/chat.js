@@ -5,7 +5,8 @@
 /** @import { Plan } from "./run.js" */
 import { h, inside, setText } from "../core/dom.js";
 import { groupName } from "../core/panels.js";
-import { page, unpack } from "../core/state.js";
+import { isAway } from "../core/mix.js";
+import { AWAY, page, unpack } from "../core/state.js";
 import { legend } from "../view/panes.js";
 import { actsOf } from "./acts.js";
 import { Composer } from "./composer.js";
@@ -299,7 +300,8 @@ export class Chat extends Shown {
     for (const [system, pane] of view.panes) {
       const { skipped } = this.talk.history(view.turn, system);
       const unread = skipped ? `It has not read ${skipped === 1 ? "the earlier turn" : `${skipped} earlier turns`}, which it did not answer.` : "";
-      pane.remark([unread, pane.begun].filter(Boolean).join(" "), answer ? [answer, ...aliases] : []);
+      const away = system === "knn" && view.turn.own && pane.answer?.state === "done" && isAway(pane.answer.trace) ? AWAY : "";
+      pane.remark([unread, away, pane.begun].filter(Boolean).join(" "), answer ? [answer, ...aliases] : []);
     }
   }
 }
