@@ -21,6 +21,13 @@ def teach(page):
     page.wait_for_selector(".teach-table table")
 
 
+def test_an_empty_chat_leads_to_where_facts_are_told(visit):
+    page = visit()
+    tab(page, "Chat")
+    page.click(".chat-empty button:has-text('tell it a fact')")
+    page.wait_for_function("document.activeElement.matches('.teach-box')")
+
+
 @pytest.mark.slow
 def test_a_told_fact_is_asked_and_a_deleted_one_is_forgotten(visit):
     page = visit()

@@ -1,7 +1,7 @@
 // @ts-check
 /* Share: the run or the conversation on screen as a link, JSON or CSV; opening a saved run. */
 /** @import { About, Conversation, Lambda, Shared, Shown, TokenView } from "../core/types.js" */
-import { h, megabytes, setText, tabNamed } from "../core/dom.js";
+import { h, inTab, megabytes, setText, tabNamed } from "../core/dom.js";
 import { SOURCES, candidateOf, lambdaAt, mix } from "../core/mix.js";
 import { page } from "../core/state.js";
 
@@ -149,11 +149,7 @@ const kindOfFile = (text) => {
 };
 
 /** What opens a saved conversation, once the chat's tab stands; null without a chat. */
-const talkOpener = async () => {
-  tabNamed("Chat")?.click();
-  for (let tries = 0; !page.openTalk && tabNamed("Chat") && tries < 50; tries += 1) await new Promise((done) => { setTimeout(done, 100); });
-  return page.openTalk;
-};
+const talkOpener = () => inTab("Chat", () => page.openTalk);
 
 /** The Share button with its panel; open(text) opens a saved run, null if that is not possible. */
 export class Share {
