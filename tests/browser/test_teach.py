@@ -102,6 +102,17 @@ def test_a_teaching_can_be_cancelled_and_another_waits_in_the_queue(visit):
 
 
 @pytest.mark.slow
+def test_a_teaching_begins_again_at_once_after_it_was_cancelled(visit):
+    page = visit()
+    tell(page, "This is a slow fact.")
+    for _ in range(3):
+        page.click("#teach-start")
+        page.wait_for_selector(f"{STATUS}:has-text('step')")
+        page.click("#teach-halt")
+    assert "Cancelled" in page.inner_text(STATUS)
+
+
+@pytest.mark.slow
 def test_a_long_or_repeated_sentence_is_a_message(visit):
     page = visit()
     tell(page, "Harrow has a ferry.")

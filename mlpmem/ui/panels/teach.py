@@ -41,10 +41,11 @@ def build(shared: Shared, own_view: gr.HTML) -> tuple[gr.HTML, gr.State]:
     seconds = BOUNDS.teach_seconds + BOUNDS.teach_reading * shared.recorded.chat_form
     view = components.teach_view(examples, BOUNDS.sentence, seconds, elem_id="teach-view")
     outputs = [view, own_view, shared.own, shared.choice, sentences]
-    once = {**STREAM, "trigger_mode": "once"}
-    view.tell(_teller(shared), [shared.own, sentences], outputs, **once)
-    taught = view.teach(
-        _teacher(shared), [sentences, shared.taught], [view, shared.taught], **{**once, **ONE}
+    view.tell(
+        _teller(shared), [shared.own, sentences], outputs, **{**STREAM, "trigger_mode": "once"}
+    )
+    taught = view.teach(  # "once" would drop a start while a cancelled teaching still ends
+        _teacher(shared), [sentences, shared.taught], [view, shared.taught], **{**STREAM, **ONE}
     )
     view.halt(None, cancels=[taught])
     view.undo(_undoer(shared), shared.taught, [view, shared.taught], **PRIVATE)
