@@ -146,7 +146,7 @@ def completion(titles: list[list[str]], **kwargs: Any) -> gr.HTML:
 def chat(texts: dict, **kwargs: Any) -> gr.HTML:
     """Return the chat, which is in the visitor's browser; its value is an answer's next part.
 
-    texts are "note", "question" and "starters". It fires `ask` with a request and `halt`.
+    texts are those of `chat_texts`. It fires `ask` with a request and `halt`.
     """
     events = "{ ask: (data) => trigger('ask', data), halt: () => trigger('halt') }"
     mount = f"MLPMEM.mountChat(element, props, watch, {events});"

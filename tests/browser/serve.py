@@ -44,7 +44,7 @@ def main(folder: Path, port: int, seconds: float, eager: bool = False) -> None:
         return model, [BackgroundTask("datastore", partial(attach, model))]
 
     teach.lesson, teach.check_teachable = fake.lesson, lambda model: None
-    teach.check_of = lambda model, text: [(fake.ask("Who rang?"), "Ilka")]
+    teach.check_of = lambda model, text: [("new", fake.ask("Who rang?"), "Ilka")]
     service = Service(load, extras=fake_columns.FakeExtras())
     model = PageModel(service, recorded.read(fake.write_bundle(folder, eager)))
     sys.exit(page.serve([model], "127.0.0.1", port))

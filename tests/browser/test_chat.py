@@ -94,6 +94,7 @@ def test_the_question_appears_at_once_and_enter_sends_while_shift_enter_does_not
     ask(page, PERU, wait=False)
     assert "Stop it first" in page.inner_text(".composer-note")
     assert page.input_value(box) == PERU, "nothing is lost"
+    assert page.evaluate("document.scrollingElement.scrollTop") == 0, "a short chat needs no scroll"
     page.keyboard.press("Escape")
     idle(page)
     assert "Stopped." in last(page).inner_text() and page.locator("#chat-stop[disabled]").count()
@@ -118,7 +119,7 @@ def test_every_system_has_its_own_history_and_its_own_answer_beside_the_others(v
     assert [prose(page, s) for s in ("lm", "memory", "knn")] == ["Marnfeld", "Tervalla", "Tervalla"]
     boxes = [last(page, s).bounding_box() for s in ("lm", "memory", "knn")]
     assert boxes[0]["x"] < boxes[1]["x"] < boxes[2]["x"] and boxes[0]["y"] == boxes[2]["y"]
-    assert "has not read the earlier turn" in last(page, "lm").inner_text()
+    assert "has not read the earlier turn, which it did" in last(page, "lm").inner_text()
     assert "has not read" not in last(page, "memory").inner_text()
     ask(page, PERU)
     histories = page.evaluate(
@@ -137,8 +138,13 @@ def test_another_word_writes_on_and_versions_have_their_own_later_turns(visit):
     ask(page, BOOK)
     ask(page, PERU)
     page.click(".turn:first-child .token[data-index='1']")
-    page.click("#drawer .candidate:not([data-chosen]) .branch >> nth=0")
+    page.click("#drawer .candidate[data-chosen] .branch")
+    assert page.locator(".turn").count() == 2, "the same word again is no other version"
+    other = page.locator("#drawer .candidate:not([data-chosen]) .branch >> nth=0")
+    word = other.inner_text().lstrip(" ·")
+    other.click()
     idle(page)
+    assert f"“{word}”" in page.inner_text("#drawer .drawer-title"), "it shows the new answer"
     assert prose(page).startswith("Od") and prose(page).endswith("by hand")
     assert "You chose" in last(page).inner_text()
     assert page.locator(".turn").count() == 1, "the later turn followed the other version"
@@ -162,10 +168,20 @@ def test_a_question_is_edited_in_place_and_both_versions_stay(visit):
     page.press(".edit-box", "Enter")
     idle(page)
     assert page.locator(".turn").count() == 1 and prose(page) == "Tervalla"
-    pager = page.locator(".asks-tools .pager-text")
-    assert pager.inner_text() == "2/2"
+    page.click("[aria-label='Edit the question']")
+    page.fill(".edit-box", "y" * 2001)
+    page.press(".edit-box", "Enter")
+    assert "this one has 2,001. Shorten it." in page.inner_text(".composer-note")
+    assert len(page.input_value(".edit-box")) == 2001, "nothing is lost"
+    page.press(".edit-box", "Escape")
+    pager = page.locator(".turn:first-child .asks-tools .pager")
+    assert pager.inner_text().split() == ["‹", "2/2", "›"]
     page.click("[aria-label='Previous version of the question']")
     assert page.locator(".turn").count() == 2 and prose(page) == "Lima"
+    page.mouse.move(1, 1)
+    page.focus("#chat-input textarea")
+    opacity = "p => [p, ...p.parentElement.children].map((n) => getComputedStyle(n).opacity)"
+    assert pager.evaluate(opacity)[0] == "1" and "0" in pager.evaluate(opacity), "it stays in sight"
     page.click(".turn:last-child [aria-label='Edit the question']")
     page.press(".edit-box", "Escape")
     assert page.inner_text(".turn:last-child .said") == PERU
@@ -190,6 +206,12 @@ def test_the_conversation_survives_a_reload_and_is_erased_for_good(visit):
     assert page.locator("#drawer .candidate").count() > 5, "with its tokens"
     page.click("#chat-settings")
     assert page.input_value("#chat-temperature") == "0.5"
+    page.fill("#chat-temperature", "7")
+    assert page.get_attribute("#chat-temperature", "aria-invalid") == "true"
+    page.press("#chat-temperature", "Tab")
+    assert page.input_value("#chat-temperature") == "2", "what is sent"
+    assert page.get_attribute("#chat-temperature", "aria-invalid") == "false"
+    assert "(0 to 2)" in page.inner_text("#chat-temperature-note")
     page.keyboard.press("Escape")
     page.click("#chat-clear")
     page.wait_for_selector(".chat-empty")
@@ -292,6 +314,38 @@ def test_the_sources_tint_the_words_by_a_switch_and_while_x_is_held(visit):
     assert prose(page) == "Martin Holtend", "the same question at another lambda"
 
 
+def test_a_wrong_answer_names_the_right_one_and_each_column_has_its_own_speed(visit):
+    page = open_chat(visit())
+    choose(page, "lm", "memory", "knn")
+    ask(page, BOOK)
+    assert "✗ wrong" in last(page, "lm").inner_text()
+    assert "The right answer is “Odalys Wren”." in last(page, "lm").inner_text()
+    assert "The right answer" not in last(page, "memory").inner_text()
+    speeds = [
+        int(re.search(r"([\d,]+) tokens/s", last(page, s).inner_text())[1])
+        for s in ("lm", "memory", "knn")
+    ]
+    assert speeds[0] > speeds[1] > speeds[2], "not that of the step that asks all of them"
+
+
+def test_a_tab_with_a_conversation_opens_at_its_end(visit):
+    page = open_chat(visit())
+    ask(page, "Show me code.")
+    ask(page, "Show me code.")
+    page.reload()
+    page.wait_for_selector("#status .chip[data-state=ready]")
+    open_chat(page)
+    page.wait_for_selector(".turn >> nth=1")
+    page.wait_for_timeout(200)
+    page.click("[role=tab]:has-text('Corpus')")
+    page.evaluate("document.scrollingElement.scrollTop = 0")
+    page.click("[role=tab]:has-text('Chat')")
+    page.wait_for_function(
+        "() => { const box = document.scrollingElement;"
+        " return box.scrollTop > 0 && box.scrollHeight - box.clientHeight - box.scrollTop < 2; }"
+    )
+
+
 def test_settings_reach_the_model_and_a_cut_answer_says_so(visit):
     page = open_chat(visit())
     page.click("#chat-settings")
@@ -332,7 +386,8 @@ def test_the_context_meter_says_when_old_turns_fall_out(visit):
 def test_starters_ask_and_a_chip_asks_as_typed(visit):
     page = open_chat(visit())
     starter = page.locator(".starter >> nth=0")
-    text = starter.inner_text()
+    assert starter.locator(".starter-kind").inner_text() == "Memory helps"
+    text = starter.locator("[dir=auto]").inner_text()
     starter.click()
     idle(page)
     assert page.inner_text(".said") == text and fake.ask(text) in fake.ANSWERS

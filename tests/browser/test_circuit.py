@@ -224,6 +224,10 @@ def test_where_the_memory_has_that_from_is_found_later_or_said_to_be_nowhere(vis
     generate(page, BOOK)
     page.click(".origin-ask")
     page.wait_for_selector(".origin-card")
+    page.wait_for_function(
+        "() => document.querySelector('.origin').getBoundingClientRect().bottom"
+        " <= document.querySelector('.dock').getBoundingClientRect().top"
+    )
     assert page.inner_text(".origin-card .origin-tag") == "found later, not used"
     assert page.locator(".origin-card mark").all_inner_texts() == ["Ledger", "Odalys", "Wren"]
     assert page.get_attribute(".origin-ask", "aria-expanded") == "true"

@@ -166,3 +166,15 @@ def test_the_theme_button_switches_to_dark(visit):
     page.click(".theme-button")
     assert page.evaluate("document.body.classList.contains('dark')")
     assert pane_text(page, "lm")
+
+
+@pytest.mark.parametrize("phone", [False, True])
+def test_every_option_is_read_whole(visit, phone):
+    page = visit(phone=phone)
+    page.click("#options > button")
+    page.wait_for_selector("#special")
+    cut = page.eval_on_selector_all(
+        ".options-row .block",
+        "blocks => blocks.filter((b) => b.scrollWidth > b.clientWidth).map((b) => b.textContent)",
+    )
+    assert cut == [] and page.locator("#special").bounding_box()["width"] > 250

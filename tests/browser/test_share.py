@@ -160,6 +160,8 @@ def test_a_saved_conversation_opens_in_the_chat_of_another_page(visit, tmp_path)
     other.wait_for_selector(".turn >> nth=1")
     assert other.locator(".said").all_inner_texts() == [BARE, fake.HOSTILE]
     assert other.inner_text(".share-said") == "Opened, 2 questions."
+    verdict = other.locator(".turn:first-child .answer[data-system=lm] .verdict")
+    assert verdict.inner_text() == "✗ wrong"
     assert other.locator(".answer[data-system=memory] .token").all_inner_texts() == words
     assert other.locator(".log img").count() == 0 and other.evaluate("window.hacked") is None
     other.click(".answer[data-system=memory] .token >> nth=0")
@@ -175,6 +177,9 @@ def test_a_saved_conversation_opens_in_the_chat_of_another_page(visit, tmp_path)
     assert other.inner_text(".share-open") == "Open a saved conversation…"
     other.set_input_files(".share-panel input[type=file]", bad)
     other.wait_for_selector(".share-note:has-text('a token has no probability')")
+    bad.write_text(json.dumps(record)[:900], "utf-8")
+    other.set_input_files(".share-panel input[type=file]", bad)
+    other.wait_for_selector(".share-note:has-text('or it is damaged')")
     assert other.locator(".turn").count() == 3, "nothing else changed"
 
 

@@ -21,6 +21,13 @@ def teach(page):
     page.wait_for_selector(".teach-table table")
 
 
+def test_an_empty_chat_leads_to_where_facts_are_told(visit):
+    page = visit()
+    tab(page, "Chat")
+    page.click(".chat-empty button:has-text('tell it a fact')")
+    page.wait_for_function("document.activeElement.matches('.teach-box')")
+
+
 @pytest.mark.slow
 def test_a_told_fact_is_asked_and_a_deleted_one_is_forgotten(visit):
     page = visit()
@@ -28,6 +35,10 @@ def test_a_told_fact_is_asked_and_a_deleted_one_is_forgotten(visit):
     page.click(".teach-offer >> nth=0")
     page.wait_for_selector(f"{STATUS}:has-text('The datastore knows 1 sentence')")
     page.wait_for_selector("#store-choice label:has-text('Your text')")
+    name = page.locator("#store-choice label span >> nth=0")
+    name.evaluate("span => { span.textContent = 'The memory’s facts'; }")  # the widest of all
+    links, choice = (page.locator(p).bounding_box() for p in (".value-links", "#store-choice"))
+    assert links["x"] + links["width"] <= choice["x"], "the links stay whole"
     page.click(".teach-ask")
     page.wait_for_selector("#pane-knn .token:has-text('own')")
     assert "trained before you came" in page.inner_text("#pane-memory .pane-caption")
@@ -88,6 +99,17 @@ def test_a_teaching_can_be_cancelled_and_another_waits_in_the_queue(visit):
     tab(page, "Compare")
     generate(page, BOOK)
     assert pane_text(page, "memory") == "Odalys Wren"
+
+
+@pytest.mark.slow
+def test_a_teaching_begins_again_at_once_after_it_was_cancelled(visit):
+    page = visit()
+    tell(page, "This is a slow fact.")
+    for _ in range(3):
+        page.click("#teach-start")
+        page.wait_for_selector(f"{STATUS}:has-text('step')")
+        page.click("#teach-halt")
+    assert "Cancelled" in page.inner_text(STATUS)
 
 
 @pytest.mark.slow

@@ -17,13 +17,14 @@ const TRACE = { system: "memory", lmbda: 0.5, settings: { temperature: 0.7, forc
 const fileOf = (change = (value) => value) => {
   const talk = new Talk();
   const turn = talk.add("Where? <img src=x>");
+  turn.about = { answer: "Lima", aliases: ["Ciudad <b>"] };
   talk.answer(turn, { ...newAnswer("memory", {}), trace: structuredClone(TRACE), state: "done" });
   return JSON.stringify(change(recordOf(talk.path(), 0.3)));
 };
 
 test("what was saved comes back, to the last number", () => {
   const { turns, lmbda } = readConversation(fileOf());
-  assert.deepEqual(turns, [{ question: "Where? <img src=x>", own: false, traces: { memory: TRACE } }]);
+  assert.deepEqual(turns, [{ question: "Where? <img src=x>", own: false, right: ["Lima", "Ciudad <b>"], traces: { memory: TRACE } }]);
   assert.equal(lmbda, 0.3);
 });
 
@@ -40,7 +41,7 @@ test("a file of another kind or with a wrong value is refused with a sentence", 
     at(...trace, "steps", 0, "s")({}), at(...trace, "steps", 0, "p")({ lm: 2 }), at(...trace, "steps", 0, "p")(null), at(...trace, "steps", 0, "cand")("x"),
     at(...trace, "steps", 0, "cand", 0)([1, 2, 0.5]), at(...trace, "steps", 0, "cand")(Array(65).fill([1, "a", 0, 0, 0])), at(...trace, "steps", 0, "nn", 0, 1)(9),
     at(...trace, "steps", 0, "nn", 0, 8)(2), at(...trace, "steps", 0, "far")([[1, 5]]), at(...trace, "settings", "forced")([99]), at("turns", 0, "question")(3),
-    at("turns", 0, "question")("x".repeat(20_001)), at("turns", 0, "traces")({ __proto__: {}, other: {} })];
+    at("turns", 0, "question")("x".repeat(20_001)), at("turns", 0, "right")("Lima"), at("turns", 0, "right")([7]), at("turns", 0, "traces")({ __proto__: {}, other: {} })];
   for (const change of wrong) {
     assert.throws(() => readConversation(fileOf(change)), { message: /^The file is not a saved conversation: .+\. Save the conversation again/ }, String(change));
   }

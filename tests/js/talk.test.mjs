@@ -83,3 +83,15 @@ test("a conversation comes back as it was kept", () => {
   assert.deepEqual(questions(back), ["b"]);
   assert.equal(back.add("c").parent, edited.id);
 });
+
+test("a question whose earlier turns were erased on another page begins the conversation", () => {
+  const talk = new Talk();
+  const first = talk.add("erased");
+  say(talk, first, "lm", "1");
+  const later = talk.add("kept");
+  say(talk, later, "lm", "2");
+  const other = new Talk();
+  other.restore([later]);
+  assert.deepEqual(questions(other), ["kept"]);
+  assert.deepEqual(other.siblings(other.path()[0]).length, 1);
+});

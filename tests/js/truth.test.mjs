@@ -1,6 +1,7 @@
 /* The right answer's probability against lambda. */
 import assert from "node:assert/strict";
 import test from "node:test";
+import { isAway } from "../../mlpmem/ui/static/core/mix.js";
 import { chanceOf, chancesOf, highest, truthOf } from "../../mlpmem/ui/static/core/truth.js";
 
 const step = (s, lm, memory, more = {}) => ({ s, p: { lm, memory, knn: 0.5 }, ...more });
@@ -39,4 +40,10 @@ test("auto takes each token's own lambda, and has no value where there is none",
   const routed = trace("memory", [step(" W", 0.2, 0.6, { lmbda: 1 })]);
   assert.equal(chanceOf(truthOf([routed], ["W"], null).tokens, "memory", "auto"), 0.6);
   assert.ok(Number.isNaN(chanceOf([{ p: { lm: 0.2, memory: 0.6 } }], "memory", "auto")));
+});
+
+test("a gate that was shut at every token found no passage near; one open token is enough", () => {
+  const said = (lmbda, ...lambdas) => isAway({ lmbda, steps: lambdas.map((lambda) => ({ lmbda: lambda })) });
+  assert.deepEqual([said("auto", 0.01, 0.09), said("auto", 0.01, 0.5), said(0.05, 0.05), said("auto"), said("auto", undefined)],
+    [true, false, false, false, false]);
 });

@@ -208,11 +208,23 @@ def test_the_models_own_sampling_is_offered_where_it_samples():
     assert greedy["temperature"] == 0.0 and greedy == usual_sampling(None)
 
 
-def test_an_empty_chat_offers_questions_of_the_bundle_or_general_ones():
+def test_an_empty_chat_offers_one_question_of_each_group_where_the_memory_helps_first():
+    groups = ("hurts", "helps", "helps", "agree", "longer", "unknown")
     examples = [
         {"prompt": f"Question: {text}? Answer:", "group": group}
-        for text, group in (("a", "helps"), ("b", "helps"), ("c", "agree"), ("d", "hurts"))
+        for text, group in zip("abcdef", groups, strict=True)
     ]
-    texts = starters(Recorded(examples=[*examples, {"prompt": "The river", "group": "longer"}]))
-    assert sorted(texts) == ["a?", "b?", "c?", "d?"] and texts[-1] == "b?"
-    assert len(starters(Recorded())) == 4
+    offered = starters(Recorded(examples=[*examples, {"prompt": "The river", "group": "helps"}]))
+    assert offered == [("helps", "b?"), ("agree", "d?"), ("hurts", "a?"), ("unknown", "f?")]
+    assert [group for group, _ in starters(Recorded(examples=examples[:3]))][0] == "helps"
+    assert [group for group, _ in starters(Recorded())] == [""] * 4
+
+
+def test_a_chat_model_is_offered_facts_of_its_memory_and_general_questions():
+    examples = [
+        {"prompt": text, "group": group}
+        for text, group in (("x", "unknown"), ("a?", "helps"), ("b.", "helps"), ("c?", "helps"))
+    ]
+    offered = starters(Recorded(examples=examples, chat_form=True))
+    assert offered[:2] == [("helps", "a?"), ("helps", "b.")]
+    assert [group for group, _ in offered] == ["helps", "helps", "", ""]

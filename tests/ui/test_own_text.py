@@ -9,7 +9,8 @@ import pytest
 
 from mlpmem.errors import MlpMemError
 from mlpmem.ui.context import Shared
-from mlpmem.ui.panels import inspect
+from mlpmem.ui.panels import compare, inspect
+from mlpmem.ui.recordings.recorded import Recorded
 from mlpmem.ui.request import inputs
 from mlpmem.ui.service import own_text, uploads
 
@@ -172,3 +173,14 @@ def test_only_kinds_that_can_be_read_here_are_offered(monkeypatch, found):
     assert (".pdf" in own_text.readable()) == (found is not None)
     assert converted.absent() == ({} if found else {".pdf": "pip install pypdf"})
     assert {".txt", ".html", ".gz"} < set(own_text.readable())
+
+
+@pytest.mark.parametrize("bundled", [True, False])
+def test_an_own_text_is_searched_in_a_column_also_where_the_bundle_has_no_datastore(bundled):
+    usual = ("lm", "memory", "knn") if bundled else ("lm", "memory")
+    searching = compare._searching(SimpleNamespace(recorded=Recorded(systems=usual)))
+    assert searching("own", ["lm", "memory"]) == ["lm", "memory", "knn"]
+    assert searching("own", None) == ["knn"] and searching("atlas", None) == []
+    kept = ["lm", "knn"] if bundled else ["lm"]
+    assert searching("atlas", ["lm", "knn"]) == kept
+    assert searching("atlas", ["lm"]) == ["lm"], "a column that was not wanted does not come back"

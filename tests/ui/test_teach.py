@@ -103,7 +103,7 @@ def test_a_taught_copy_answers_its_visitor_only_until_it_is_undone(shared):
     values, key = learn(shared)
     assert [v["kind"] for v in values[:-1]] == ["teaching"] * (len(values) - 1)
     assert values[-1]["kind"] == "taught" and "key" not in values[-1]
-    assert {row["sort"] for row in values[-1]["rows"]} == {"new", "old", "known"}
+    assert {row["sort"] for row in values[-1]["rows"]} == {"begun", "old", "known"}
     begin, mine = last_trace(shared, key)
     other, theirs = last_trace(shared, "")
     assert begin["captions"]["memory"].endswith("taught by you: 1 sentence.")
@@ -116,6 +116,16 @@ def test_a_taught_copy_answers_its_visitor_only_until_it_is_undone(shared):
     assert json.loads(value["json"])["kind"] == "untaught" and gone == ""
     assert last_trace(shared, key)[1]["steps"][0]["p"]["memory"] == probs[1]
     assert shared.copies.get(key) is None
+
+
+def test_a_sentence_is_asked_in_other_words_or_else_said_to_be_completed(shared, monkeypatch):
+    model = shared.service.model
+    assert teach.check_of(model, FACT) == [("begun", "The capital of Tarn is", "Lima.")]
+    assert teach.check_of(model, "Lima.") == []
+    monkeypatch.setattr(
+        "mlpmem.teaching.wordings.Wordings.question", lambda self, text: ("Tarn's capital?", "Lima")
+    )
+    assert teach.check_of(model, FACT) == [("new", "Tarn's capital?", "Lima")]
 
 
 def test_a_chat_model_is_asked_as_a_chat_and_about_anything_else(shared):

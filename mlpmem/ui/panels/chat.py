@@ -15,7 +15,7 @@ from mlpmem.errors import MlpMemError, public_text, sentence
 from mlpmem.ui import components
 from mlpmem.ui.components import packed
 from mlpmem.ui.context import STREAM, Shared
-from mlpmem.ui.recordings.words import starters, words
+from mlpmem.ui.recordings.words import chat_texts
 from mlpmem.ui.request import columns, inputs, stream
 from mlpmem.ui.request.chats import Asked, Column, check_chat
 
@@ -25,10 +25,7 @@ if TYPE_CHECKING:
 
 def build(shared: Shared, tab: gr.Tab) -> None:
     """Lay out the tab and connect its events."""
-    texts = words(shared.recorded)
-    offered = starters(shared.recorded)
-    shown = {"note": texts.chat_note, "question": texts.question, "starters": offered}
-    chat = components.chat(shown, elem_id="chat")
+    chat = components.chat(chat_texts(shared.recorded), elem_id="chat")
     asked = chat.ask(_asker(shared), [shared.own, shared.choice, shared.taught], chat, **STREAM)
     chat.halt(None, cancels=[asked])
 

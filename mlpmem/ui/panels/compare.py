@@ -62,6 +62,8 @@ def build(shared: Shared, tab: gr.Tab) -> None:
     ask = view.ask(_asker(shared), [shared.own, shared.taught], view, **STREAM)
     stop.click(None, cancels=[run, ask])
     examples.pick(_picker(shared), None, [prompt, view], trigger_mode="multiple", **PRIVATE)
+    systems = options[0]
+    shared.choice.change(_searching(shared), [shared.choice, systems], systems, **PRIVATE)
     boxes = [prompt, *options, view]
     shared.tools.opened(_opener(shared), None, boxes, trigger_mode="multiple", **PRIVATE)
     gr.on(None, _restorer(shared), None, boxes, **PRIVATE)
@@ -88,6 +90,20 @@ def _records(shared: Shared) -> dict[str, dict[str, list[float]]]:
             row = records.setdefault(ROUTED.get(name, name), {})
             row[kind] = [p["learned"] / 100, p["kept"] / 100]
     return records
+
+
+def _searching(shared: Shared):
+    """Return the handler of the choice of a datastore: a visitor's own has a column to answer in.
+
+    A bundle without a datastore has none otherwise.
+    """
+
+    def searching(choice: Any, systems: Any) -> list[str]:
+        others = [name for name in systems or () if name != "knn"]
+        usual = "knn" in shared.recorded.systems and "knn" in (systems or ())
+        return [*others, "knn"] if choice == "own" or usual else others
+
+    return searching
 
 
 def _options(shared: Shared) -> list[gr.components.Component]:

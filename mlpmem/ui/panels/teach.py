@@ -41,10 +41,11 @@ def build(shared: Shared, own_view: gr.HTML) -> tuple[gr.HTML, gr.State]:
     seconds = BOUNDS.teach_seconds + BOUNDS.teach_reading * shared.recorded.chat_form
     view = components.teach_view(examples, BOUNDS.sentence, seconds, elem_id="teach-view")
     outputs = [view, own_view, shared.own, shared.choice, sentences]
-    once = {**STREAM, "trigger_mode": "once"}
-    view.tell(_teller(shared), [shared.own, sentences], outputs, **once)
-    taught = view.teach(
-        _teacher(shared), [sentences, shared.taught], [view, shared.taught], **{**once, **ONE}
+    view.tell(
+        _teller(shared), [shared.own, sentences], outputs, **{**STREAM, "trigger_mode": "once"}
+    )
+    taught = view.teach(  # "once" would drop a start while a cancelled teaching still ends
+        _teacher(shared), [sentences, shared.taught], [view, shared.taught], **{**STREAM, **ONE}
     )
     view.halt(None, cancels=[taught])
     view.undo(_undoer(shared), shared.taught, [view, shared.taught], **PRIVATE)
@@ -150,12 +151,12 @@ def compared(
 ) -> list[dict]:
     """Return the memory's answers to the same questions by a model and its taught copy.
 
-    "new" are about the sentences, "old" about what the memory learned before, and "known" about
-    what the decoder was trained on. A chat model is asked requests in general too, whose answers
-    are to stay as they were.
+    "new" are about the sentences, in other words, and "begun" are beginnings of those without any;
+    "old" are about what the memory learned before, "known" about what the decoder was trained on.
+    A chat model is asked requests in general too, whose answers are to stay as they were.
     """
     chats = shared.recorded.chat_form
-    asked = [("new", *pair) for text in texts for pair in check_of(before, text)]
+    asked = [row for text in texts for row in check_of(before, text)]
     for sort, parts in (("old", ("real", "invented") if chats else ("B",)), ("known", ("A2",))):
         rows = [q for q in shared.recorded.questions if q["part"] in parts and q["answer"]]
         chosen = rows[:: max(1, len(rows) // CHECKED)][:CHECKED]
@@ -173,17 +174,17 @@ def compared(
     return rows
 
 
-def check_of(model: Any, text: str) -> list[tuple[str, str]]:
-    """Return (question, answer) of a sentence's fact in a wording that is not taught.
+def check_of(model: Any, text: str) -> list[tuple[str, str, str]]:
+    """Return ("new", question, answer) of a sentence's fact in a wording that is not taught.
 
-    A sentence without a known kind of fact is asked by its own beginning.
+    A sentence without a known kind of fact is asked by its own beginning: "begun".
     """
     from mlpmem.teaching.wordings import Wordings
 
     if found := Wordings(model).question(text):
-        return [found]
+        return [("new", *found)]
     head, _, tail = text.rpartition(" ")
-    return [(head, tail)] if head else []
+    return [("begun", head, tail)] if head else []
 
 
 def _undoer(shared: Shared):

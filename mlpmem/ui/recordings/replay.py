@@ -18,7 +18,7 @@ from mlpmem.ui.door.preview import Preview
 from mlpmem.ui.recordings import value
 from mlpmem.ui.recordings.recorded import Recorded, read
 from mlpmem.ui.recordings.rounds import rounds
-from mlpmem.ui.recordings.words import is_atlas, starters, words
+from mlpmem.ui.recordings.words import chat_texts, is_atlas
 
 STATIC = components.STATIC
 TITLE, PREVIEW = "MLP Memory, live", STATIC / "preview.png"
@@ -29,7 +29,6 @@ def values(recorded: Recorded, live: dict[str, Any] | None = None) -> dict:
     """Return the site's values, `Values` of static/site/desk.js; live lists a model's files."""
     form = {"chat": True} if recorded.chat_form else {}
     runs = [{**run, **recorded.known(run["prompt"]), **form} for run in recorded.comparisons]
-    texts = words(recorded)
     own = {
         "runs": runs,
         "examples": recorded.examples,
@@ -49,11 +48,7 @@ def values(recorded: Recorded, live: dict[str, Any] | None = None) -> dict:
         "questions": recorded.questions,
         "titles": recorded.titles,
         "text": recorded.text(),
-        "chat": {
-            "note": texts.chat_note,
-            "question": texts.question,
-            "starters": starters(recorded),
-        },
+        "chat": chat_texts(recorded),
     }
 
 

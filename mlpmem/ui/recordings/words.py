@@ -5,9 +5,12 @@ An atlas is recognised by its three groups of entities, not by the bundle's name
 
 import re
 from dataclasses import dataclass
+from typing import Any
 
 from mlpmem.ui.recordings.recorded import Recorded
 
+SHOWN = ("helps", "agree", "hurts", "unknown")  # groups of an empty chat's questions, in order
+FACTS = 2  # questions on facts that a chat model is offered before general ones
 MOST_STARTERS = 4
 STARTERS = [
     "What can you help me with?",
@@ -71,16 +74,31 @@ def words(recorded: Recorded) -> Words:
     return CHATS if recorded.chat_form else Words()
 
 
-def starters(recorded: Recorded) -> list[str]:
-    """Return the questions that an empty chat offers: the bundle's examples, or general ones."""
-    asked: dict[str, str] = {}
+def starters(recorded: Recorded) -> list[tuple[str, str]]:
+    """Return (group, question) of what an empty chat offers, where the memory helps first.
+
+    A bundle's examples come one of each group, a chat model's facts before general questions; the
+    group of a general question is "". Without examples, all are general.
+    """
+    general = [("", text) for text in STARTERS]
+    by_group: dict[str, list[tuple[str, str]]] = {group: [] for group in SHOWN}
     for example in recorded.examples:
-        bare = re.fullmatch(r"Question: (.*\?) Answer:", example["prompt"])
-        if bare:
-            asked.setdefault(bare[1], example["group"])
-    kinds = {group: text for text, group in reversed(asked.items())}  # the first of each group
-    first = [*kinds.values(), *asked]
-    return list(dict.fromkeys(first))[:MOST_STARTERS] or STARTERS
+        group, text = example["group"], example["prompt"]
+        bare = re.fullmatch(r"Question: (.*\?) Answer:", text)
+        if group in by_group and (bare or recorded.chat_form):
+            by_group[group].append((group, bare[1] if bare else text))
+    if recorded.chat_form:
+        return [*by_group["helps"][:FACTS], *general][:MOST_STARTERS]
+    first = [rows[0] for rows in by_group.values() if rows]
+    rest = [row for rows in by_group.values() for row in rows[1:]]
+    return [*first, *rest][:MOST_STARTERS] or general
+
+
+def chat_texts(recorded: Recorded) -> dict[str, Any]:
+    """Return what an empty chat says and offers, and who answers before the model is loaded."""
+    texts = words(recorded)
+    return {"note": texts.chat_note, "question": texts.question, "starters": starters(recorded),
+            "systems": list(recorded.systems)}  # fmt: skip
 
 
 def fitted(markup: str, recorded: Recorded) -> str:

@@ -11,7 +11,8 @@ def chat_facts(model: Any) -> dict:
     """Return plain values of a model for the chat.
 
     "systems" can answer now; "template" tells whether a system prompt can be read; "longest" is the
-    usual and "most" the largest number of an answer's tokens.
+    usual and "most" the largest number of an answer's tokens, "question" that of a question's
+    characters.
     """
     decoder = model.decoder
     room = decoder.max_positions
@@ -23,6 +24,7 @@ def chat_facts(model: Any) -> dict:
         "usual": usual_sampling(getattr(decoder.model, "generation_config", None)),
         "longest": max(1, min(256, room // 4, BOUNDS.chat_tokens)),
         "most": BOUNDS.chat_tokens,
+        "question": BOUNDS.characters,
     }
 
 

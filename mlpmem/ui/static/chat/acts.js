@@ -43,6 +43,7 @@ class Acts {
     const old = pane.answer;
     if (!turn || !old || pane.isForeign || !chat.isFree()) return;
     const lmbda = lambdaOf(old.trace);
+    if (old.trace.steps[index]?.id === id && lmbda === old.trace.lmbda) return; // it would write the same again
     const kept = old.trace.steps.slice(0, index);
     const forced = [...kept.map((step) => step.id), id];
     const answer = { ...newAnswer(pane.system, old.asked, { lmbda: old.trace.lmbda, settings: { forced }, steps: kept }), how: /** @type {"word"} */ ("word") };
@@ -62,10 +63,12 @@ class Acts {
     chat.render();
   }
 
-  /** @param {Turn} turn @param {string} question */
+  /** Asks an edited question; false if it cannot be asked now. @param {Turn} turn @param {string} question */
   edit(turn, question) {
     const { chat } = this;
-    if (question.trim() && chat.isFree()) chat.pose(chat.talk.add(question, turn), Object.keys(turn.answers));
+    if (!question.trim() || !chat.isFree(question)) return false;
+    chat.pose(chat.talk.add(question, turn), Object.keys(turn.answers));
+    return true;
   }
 
   /** Asks a question again, all its columns. @param {Turn} turn */

@@ -5,6 +5,7 @@
 import { h, quote, setText } from "../core/dom.js";
 import { firstDifference, givenOf, isRight } from "../core/mix.js";
 import { lambdaOf, nameOf, page } from "../core/state.js";
+import { rateOf } from "../view/cost.js";
 import { copyButton } from "./copy.js";
 import { Prose } from "./text/prose.js";
 import { facts } from "./settings.js";
@@ -102,13 +103,8 @@ export class AnswerPane {
     this.more.hidden = this.growing || !canGoOn || !trace.steps.length || this.isForeign;
     this.copy.hidden = this.growing || !trace.steps.length;
     this.again.hidden = this.growing;
-    this.#count(answer);
-  }
-
-  /** @param {Answer} answer */
-  #count({ trace, seconds, fresh, state }) {
-    const rate = state === "done" && seconds > 0 && fresh > 1 ? ` · ${(fresh / seconds).toFixed(fresh / seconds < 10 ? 1 : 0)} tokens/s` : "";
-    setText(this.numbers, state === "waiting" || !trace.steps.length ? "" : `${counted(trace.steps.length, "token")}${rate}`);
+    const rate = state === "done" && trace.steps.length > 2 ? rateOf(trace) : "";
+    setText(this.numbers, state === "waiting" || !trace.steps.length ? "" : `${counted(trace.steps.length, "token")}${rate && ` · ${rate}`}`);
   }
 
   /** Whether another model wrote it, whose tokens this one cannot continue. */
@@ -120,9 +116,9 @@ export class AnswerPane {
 
   /** Notes what is to be known of the answer. @param {string} text @param {string[]} right the right answer and its aliases */
   remark(text, right) {
-    setText(this.note, text);
     const known = right.length > 0 && this.answer?.state === "done";
     const isGood = known && right.some((one) => isRight(textOf(/** @type {Shown} */ (this.trace)), one));
+    setText(this.note, [text, known && !isGood ? `The right answer is ${quote(right[0])}.` : ""].filter(Boolean).join(" "));
     this.verdict.dataset.right = known ? String(isGood) : "";
     setText(this.verdict, known ? (isGood ? "✓ right" : "✗ wrong") : "");
   }

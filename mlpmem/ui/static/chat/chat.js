@@ -3,8 +3,10 @@
 /** @import { Around, ChatValue, Texts, Turn } from "./types.js" */
 /** @import { Candidate, Packed, Pane, Props, Watch } from "../core/types.js" */
 /** @import { Plan } from "./run.js" */
-import { h, inside, setText } from "../core/dom.js";
-import { page, unpack } from "../core/state.js";
+import { h, inTab, inside, setText } from "../core/dom.js";
+import { groupName } from "../core/panels.js";
+import { isAway } from "../core/mix.js";
+import { AWAY, page, unpack } from "../core/state.js";
 import { legend } from "../view/panes.js";
 import { actsOf } from "./acts.js";
 import { Composer } from "./composer.js";
@@ -16,9 +18,11 @@ import { Talk, newAnswer, shownOf } from "./kept/talk.js";
 import { Linked } from "./linked.js";
 import { TurnView, noteFallen } from "./question.js";
 import { ChatRun } from "./run.js";
-import { Settings } from "./settings.js";
+import { Settings, facts } from "./settings.js";
 import { Shown } from "./shown.js";
 
+/** @type {() => HTMLElement | null} */
+const teachBox = () => document.querySelector(".teach-box");
 const SAVE = 3000; // milliseconds between two savings of an answer that grows
 const SILENCE = 200000; // milliseconds without a value; the server's deadline is shorter
 
@@ -41,7 +45,7 @@ export class Chat extends Shown {
     this.erased = [];
     this.settings = new Settings({ changed: (values) => this.keep.note("settings", values), erase: () => this.clear(), kept: () => this.keep.bytes });
     this.composer = new Composer({ send: () => this.send(), stop: () => this.stop(),
-      chosen: () => this.keep.note("systems", this.composer.wanted) }, texts.question);
+      chosen: () => this.keep.note("systems", this.composer.wanted) }, texts);
     this.acts = actsOf(this);
     this.tree = { branch: (/** @type {Pane} */ pane, /** @type {number} */ index, /** @type {Candidate} */ { id }) =>
       this.acts.write(/** @type {any} */ (pane), index, id) };
@@ -55,8 +59,10 @@ export class Chat extends Shown {
   /** @param {Texts} texts */
   #layOut({ note, starters }) {
     this.empty = h("div", { class: "chat-empty" }, h("h2", null, "Ask something"), h("p", { class: "panel-note" }, note),
-      h("div", { class: "starters" }, starters.map((text) => h("button", { type: "button", class: "starter", dir: "auto",
-        on: { click: () => this.send(text) } }, text))), this.undo);
+      h("div", { class: "starters" }, starters.map(([group, text]) => h("button", { type: "button", class: "starter",
+        on: { click: () => this.send(text) } }, group ? h("span", { class: "starter-kind" }, groupName(group)) : "",
+      h("span", { dir: "auto" }, text)))), this.undo, h("button", { type: "button", class: "chat-tool", hidden: page.local,
+        on: { click: () => inTab("Corpus", teachBox).then((box) => box?.focus()) } }, "Or tell it a fact of your own, and ask"));
     const bar = h("div", { class: "chat-bar" }, this.composer.source,
       h("div", { class: "chat-tools" }, this.switch, this.settings.button, this.fresh));
     const key = legend();
@@ -67,6 +73,7 @@ export class Chat extends Shown {
   /** The tab was opened: a text of the visitor's own may have come or gone. */
   opened() {
     this.composer.offer();
+    if (this.talk.turns.size) this.follow(true);
   }
 
   async #restore() {
@@ -92,7 +99,7 @@ export class Chat extends Shown {
       box.focus();
       return;
     }
-    if (!this.isFree()) return;
+    if (!this.isFree(question)) return;
     if (starter === undefined) box.value = "";
     this.pose(this.talk.add(question));
   }
@@ -112,9 +119,9 @@ export class Chat extends Shown {
     const { turns, lmbda } = readConversation(file);
     const [first] = this.talk.path();
     this.closeDrawer();
-    for (const [i, { question, own, traces }] of turns.entries()) {
+    for (const [i, { question, own, right: [answer = "", ...aliases], traces }] of turns.entries()) {
       const turn = this.talk.add(question, i ? undefined : first);
-      turn.own = own || "";
+      Object.assign(turn, { own: own || "", about: { answer, aliases } });
       for (const trace of Object.values(traces)) {
         const state = trace.finish ? "done" : "stopped";
         this.talk.answer(turn, { ...newAnswer(trace.system, this.settings.sent), trace, state });
@@ -127,12 +134,15 @@ export class Chat extends Shown {
     return `Opened, ${turns.length === 1 ? "1 question" : `${turns.length} questions`}.${first ? " Your own conversation is the first question's other version." : ""}`;
   }
 
-  /** Whether a question can be asked now; says why not. */
-  isFree() {
+  /** Whether a question can be asked now; says why not. @param {string} [question] */
+  isFree(question = "") {
     const running = page.runningView();
+    const most = facts()?.question ?? Number.POSITIVE_INFINITY;
+    const { length } = [...question]; // characters, as the server counts them
     const text = !page.status.ready ? `The model cannot answer yet: ${page.status.line || "it is loading"}.`
       : /** @type {any} */ (running) === this ? "An answer is being written. Stop it first, or wait."
-        : running ? "A run is in progress on another tab. Wait for it, or stop it with Esc." : "";
+        : running ? "A run is in progress on another tab. Wait for it, or stop it with Esc."
+          : length > most ? `A question has at most ${most.toLocaleString("en")} characters; this one has ${length.toLocaleString("en")}. Shorten it.` : "";
     this.composer.say(text);
     return !text;
   }
@@ -188,6 +198,7 @@ export class Chat extends Shown {
     view.show(this.talk.siblings(job.turn));
     this.remark(view);
     this.paint(view);
+    this.keepDrawer();
     this.follow(false);
     if (performance.now() - this.saved < SAVE) return;
     this.saved = performance.now();
@@ -201,6 +212,7 @@ export class Chat extends Shown {
     if (!job) return;
     this.keep.save(job.turn);
     this.render();
+    this.keepDrawer();
     this.follow(false);
     this.linked.after(job.answers.every(({ state }) => state === "done"));
     const [answer] = job.answers;
@@ -290,8 +302,9 @@ export class Chat extends Shown {
     const { answer = "", aliases = [] } = view.turn.about;
     for (const [system, pane] of view.panes) {
       const { skipped } = this.talk.history(view.turn, system);
-      const unread = skipped ? `It has not read ${skipped === 1 ? "the earlier turn" : `${skipped} earlier turns`} that others answered.` : "";
-      pane.remark([unread, pane.begun].filter(Boolean).join(" "), answer ? [answer, ...aliases] : []);
+      const unread = skipped ? `It has not read ${skipped === 1 ? "the earlier turn" : `${skipped} earlier turns`}, which it did not answer.` : "";
+      const away = system === "knn" && view.turn.own && pane.answer?.state === "done" && isAway(pane.answer.trace) ? AWAY : "";
+      pane.remark([unread, away, pane.begun].filter(Boolean).join(" "), answer ? [answer, ...aliases] : []);
     }
   }
 }

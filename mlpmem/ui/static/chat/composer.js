@@ -9,9 +9,11 @@ import { shownOf } from "./kept/talk.js";
 const SYSTEMS = ["lm", "memory", "knn"];
 
 export class Composer {
-  /** @param {{ send: () => void, stop: () => void, chosen: () => void }} on @param {string} hint */
-  constructor(on, hint) {
+  /** `systems` are the bundle's, until the model says which can answer.
+   * @param {{ send: () => void, stop: () => void, chosen: () => void }} on @param {{ question: string, systems: string[] }} texts */
+  constructor(on, { question: hint, systems }) {
     this.on = on;
+    this.bundled = systems;
     this.box = h("textarea", { rows: "1", dir: "auto", placeholder: hint, "aria-label": "Question", enterkeyhint: "send",
       on: { keydown: (event) => this.#pressed(event), input: () => this.say("") } });
     this.send = h("button", { type: "button", id: "chat-send", class: "primary", on: { click: () => on.send() } }, "Send");
@@ -47,11 +49,11 @@ export class Composer {
   offer() {
     const known = facts();
     const own = document.querySelector('#store-choice input[value="own"]');
-    const available = new Set([...(known?.systems ?? []), ...(own instanceof HTMLInputElement && own.checked ? ["knn"] : [])]);
-    for (const [system, chip] of this.chips) chip.hidden = known !== null && !available.has(system) && !(system === "knn" && own);
+    const available = new Set([...(known?.systems ?? this.bundled), ...(own instanceof HTMLInputElement && own.checked ? ["knn"] : [])]);
+    for (const [system, chip] of this.chips) chip.hidden = !available.has(system) && !(system === "knn" && own);
     this.source.hidden = [...this.chips.values()].filter((chip) => !chip.hidden).length < 2;
     const valid = this.wanted.filter((system) => !this.chips.get(system)?.hidden);
-    const usual = !known || available.has("memory") ? "memory" : "lm";
+    const usual = available.has("memory") ? "memory" : "lm";
     this.#choose(valid.length ? valid : [usual]);
   }
 

@@ -8,7 +8,7 @@ import { copyButton } from "./copy.js";
 import { shownOf } from "./kept/talk.js";
 
 /** What a visitor does with a question, besides the answers' acts.
- * @typedef {Acts & { edit: (turn: Turn, question: string) => void, repeat: (turn: Turn) => void, typed: (turn: Turn) => void,
+ * @typedef {Acts & { edit: (turn: Turn, question: string) => boolean, repeat: (turn: Turn) => void, typed: (turn: Turn) => void,
  *   choose: (turn: Turn, by: number) => void }} TurnActs */
 
 export class TurnView {
@@ -70,8 +70,7 @@ export class TurnView {
       this.tools.querySelector("button")?.focus();
     };
     const ask = () => {
-      leave();
-      this.on.edit(this.turn, box.value);
+      if (this.on.edit(this.turn, box.value)) leave();
     };
     this.bubble.replaceChildren(box, h("div", { class: "edit-acts" },
       h("button", { type: "button", class: "small-button", on: { click: leave } }, "Cancel"),

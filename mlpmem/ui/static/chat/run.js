@@ -13,9 +13,9 @@ import { newAnswer, shownOf } from "./kept/talk.js";
 let runs = 0;
 
 /** What a run changes of an answer at its start; a new answer waits.
- * @typedef {{ tokens: number, finish: string } & Pick<Answer, "state" | "error" | "seconds" | "fresh">} Had
+ * @typedef {{ tokens: number, finish: string } & Pick<Answer, "state" | "error">} Had
  * @type {(answer: Answer) => Had} */
-const hadOf = ({ state, error, seconds, fresh, trace }) => ({ state, error, seconds, fresh, tokens: trace.steps.length, finish: trace.finish ?? "" });
+const hadOf = ({ state, error, trace }) => ({ state, error, tokens: trace.steps.length, finish: trace.finish ?? "" });
 
 export class ChatRun {
   /** @param {Turn} turn @param {Plan[]} plans */
@@ -28,7 +28,7 @@ export class ChatRun {
     this.plans = new Map(plans.map((plan) => [plan.answer.system, { ...plan, given: plan.answer.trace.settings?.forced ?? [],
       had: hadOf(plan.answer) }]));
     for (const { answer } of plans) {
-      Object.assign(answer, { state: "waiting", error: "", seconds: 0, fresh: 0 });
+      Object.assign(answer, { state: "waiting", error: "" });
       answer.trace.finish = "";
     }
   }
@@ -86,9 +86,6 @@ export class ChatRun {
       const settings = { ...trace.settings, forced: given };
       answer.trace = { ...trace, settings, steps: [...answer.trace.steps.slice(0, kept), ...trace.steps] };
       answer.state = "done";
-      const fresh = trace.steps.slice(1); // the first one's time has the prompt's
-      answer.fresh = fresh.length;
-      answer.seconds = fresh.reduce((sum, step) => sum + (step.ms ?? 0), 0) / 1000;
     }
     this.settle("The answer did not come. Ask again.");
   }

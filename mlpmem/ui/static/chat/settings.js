@@ -59,10 +59,10 @@ export class Settings {
     const numbers = NUMBERS.map(([field, name, text, low, high, step]) => {
       const most = field === "longest" ? facts()?.most ?? high : high;
       const input = h("input", { type: "number", id: `chat-${field}`, min: low, max: most, step, inputmode: "decimal",
-        "aria-describedby": `chat-${field}-note`, on: { input: () => this.#read() } });
+        "aria-describedby": `chat-${field}-note`, on: { input: () => this.#read(), change: () => this.show() } });
       this.inputs[field] = input;
       return h("div", { class: "setting" }, h("label", { for: input.id }, name), input,
-        h("p", { class: "settings-note", id: `chat-${field}-note` }, text));
+        h("p", { class: "settings-note", id: `chat-${field}-note` }, `${text} (${low} to ${most})`));
     });
     const reset = h("button", { type: "button", class: "small-button", on: { click: () => this.#reset() } }, "Use the model's own");
     const dialog = h("dialog", { class: "chat-settings", "aria-label": "Chat settings", on: {
@@ -88,7 +88,8 @@ export class Settings {
     this.stop.value = this.values.stop.map((text) => text.replaceAll("\n", "\\n")).join("\n");
     for (const [field, input] of Object.entries(this.inputs)) {
       const value = this.values[/** @type {Numbered} */ (field)];
-      input.value = value === null ? "" : String(value);
+      input.value = value === null ? "" : String(value); // what is sent, also where something else was typed
+      input.setAttribute("aria-invalid", "false");
       input.placeholder = `${usual(/** @type {Numbered} */ (field))}`;
     }
     this.#count();

@@ -47,7 +47,8 @@ export class Shown {
     page.on("lambda", () => this.repaint());
     page.on("status", () => this.repaint());
     page.on("cite", (view) => { if (/** @type {any} */ (view) === this) this.repaint(); });
-    new ResizeObserver(() => this.#turned()).observe(this.root);
+    const resized = new ResizeObserver(() => this.#turned());
+    for (const node of [this.root, document.body]) resized.observe(node); // what stands above it grows, too
     document.addEventListener("keydown", (event) => this.#key(event, true));
     document.addEventListener("keyup", (event) => this.#key(event, false));
     window.addEventListener("blur", () => this.#hold(false));
@@ -60,6 +61,8 @@ export class Shown {
   #turnSources() {
     this.sources = !this.sources;
     this.switch.setAttribute("aria-checked", String(this.sources));
+    this.#dock();
+    this.follow(false); // the lambda bar comes up below
     this.repaint();
   }
 
@@ -81,6 +84,7 @@ export class Shown {
   /** The tab was opened or left. */
   #turned() {
     const shown = this.root.getClientRects().length > 0;
+    if (shown) this.root.style.setProperty("--above", `${this.root.getBoundingClientRect().top + window.scrollY}px`);
     if (shown === this.shown) return;
     this.shown = shown;
     document.body.toggleAttribute("data-still", !page.views.some((view) => view.shown));
@@ -200,6 +204,13 @@ export class Shown {
     if (focused && !this.tinted && !isPhone()) /** @type {HTMLElement | null} */ (document.querySelector("#chat-input textarea"))?.focus();
     this.#dock();
     page.emit("view", /** @type {any} */ (this));
+  }
+
+  /** The drawer keeps to the answer on screen, once that has the token. */
+  keepDrawer() {
+    const { at } = drawer();
+    if (!at || !this.isOpen || at.trace === at.pane.trace || !at.pane.trace?.steps[at.index]) return;
+    this.select(at.pane.system, at.index, "page");
   }
 
   closeDrawer() {

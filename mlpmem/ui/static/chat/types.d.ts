@@ -8,10 +8,10 @@ export interface Leaf { from: number; to: number; mark: boolean }
 export interface Block { tag: string; kids: (Block | Leaf)[]; attrs?: { [name: string]: string } }
 
 /** One answer of one system. `read` counts the tokens of its prompt, `room` the decoder's, `dropped` the oldest turns that
- * did not fit; `seconds` is the time of its last `fresh` tokens. `state` is "waiting", "running", "done", "stopped" or "failed". */
+ * did not fit. `state` is "waiting", "running", "done", "stopped" or "failed". */
 export interface Answer {
   id: string; system: string; trace: Shown; state: string; error: string; asked: Sampling;
-  read: number; room: number; dropped: number; seconds: number; fresh: number;
+  read: number; room: number; dropped: number;
   how: "" | "again" | "word"; // begun with another token, or written on from one that the visitor chose
 }
 /** A column's answers to one question; `at` is the one on screen. */
@@ -30,7 +30,7 @@ export interface Sampling {
 }
 /** What the page knows of a model (mlpmem/ui/service/facts.py). */
 export interface Facts {
-  systems: string[]; template: boolean; room: number; tokenizer: string; longest: number; most: number;
+  systems: string[]; template: boolean; room: number; tokenizer: string; longest: number; most: number; question: number;
   usual: { [name: string]: number };
 }
 
@@ -50,4 +50,4 @@ export type ChatValue = { run: string } & (
 
 /** What the chat needs of the page around it. */
 export interface Around { ask: (request: ChatRequest) => void; halt: () => void }
-export interface Texts { note: string; question: string; starters: string[] }
+export interface Texts { note: string; question: string; systems: string[]; starters: [string, string][] }

@@ -55,6 +55,14 @@ export const inside = (root, selector) => {
 export const tabNamed = (name) => [.../** @type {NodeListOf<HTMLElement>} */ (document.querySelectorAll("[role=tab]"))]
   .find((tab) => tab.textContent.trim() === name);
 
+/** Opens a tab and returns what it holds, null after some seconds: Gradio lays a tab out when it is opened.
+ * @template T @param {string} name @param {() => T | null} find @returns {Promise<T | null>} */
+export const inTab = async (name, find) => {
+  tabNamed(name)?.click();
+  for (let tries = 0; !find() && tabNamed(name) && tries < 50; tries += 1) await new Promise((done) => { setTimeout(done, 100); });
+  return find();
+};
+
 /** Whether an event's target is inside an element that a selector matches.
  * @type {(event: Event, selector: string) => boolean} */
 export const isFrom = ({ target }, selector) => target instanceof Element && target.closest(selector) !== null;

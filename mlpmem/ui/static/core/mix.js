@@ -7,6 +7,7 @@
 /** @import { Opening, Probs, Shown, Source, Step } from "./types.js" */
 
 const FLOOR = 1e-12; // below any useful float32 probability; keeps a log finite
+const SHUT = 0.1; // lambda below which a gate is shut
 /** @type {Source[]} */
 export const SOURCES = ["lm", "memory", "knn"];
 /** @type {{ [system: string]: Source[] }} */
@@ -85,6 +86,9 @@ export const shareOf = (step, system, lambda) => {
   const weight = lambdaAt(step, lambda);
   return (weight * other) / Math.max(mix(step.p, system, weight), FLOOR);
 };
+
+/** Whether a gate was shut throughout an answer. @type {(trace: Shown) => boolean} */
+export const isAway = ({ lmbda, steps }) => lmbda === "auto" && steps.length > 0 && steps.every((step) => (step.lmbda ?? 1) < SHUT);
 
 /** Whether a trace is a scored text, which was not generated.
  * @type {(trace: Opening) => boolean} */

@@ -10,6 +10,9 @@ const GROUPS = [
   ["agree", "Both agree"], ["unknown", "Neither knows"], ["longer", "Longer texts"],
 ];
 
+/** A group of examples as the page names it. @type {(group: string) => string} */
+export const groupName = (group) => GROUPS.find(([name]) => name === group)?.[1] ?? "";
+
 const ANSWERED = 1500; // milliseconds in which the server has answered the first poll
 
 /** download() gets the file that the model lacks.

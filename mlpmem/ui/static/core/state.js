@@ -80,6 +80,8 @@ export const CAPTIONS = {
 };
 /** Each system's measured accuracy. @type {{ [system: string]: Records }} */
 export const RECORDS = Object.create(null);
+/** Of an answer that no passage of a visitor's own text was near. */
+export const AWAY = "The gate found no passage of your text near enough: the decoder answers alone.";
 /** Captions of columns that search a visitor's own text. @type {{ [system: string]: string }} */
 export const OWN_CAPTIONS = {
   knn: "The same decoder, mixed with a kNN search over your own text. The memory does not know " +

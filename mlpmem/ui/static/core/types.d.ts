@@ -28,7 +28,7 @@ export interface Neighbour {
 /** A conversation as a file has it; `left` counts the oldest turns that it leaves out. */
 export interface Conversation {
   v: 1; kind: "chat"; lmbda: number | null; left: number;
-  turns: { question: string; own?: true; traces: { [system: string]: Shown } }[];
+  turns: { question: string; own?: true; right?: string[]; traces: { [system: string]: Shown } }[];
 }
 /** A conversation that can be shared; `fragment` ends a link to it, null if it is too long for one. */
 export interface Shared { count: number; own: boolean; fragment: string | null; record: () => Conversation }

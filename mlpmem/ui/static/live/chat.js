@@ -5,7 +5,7 @@
 /** @import { Answer, Lambda, PlanOf, Step } from "./types.js" */
 /** @import { Model } from "./engine/fused.js" */
 import { Run } from "./engine/generation.js";
-import { asPrompt, checkedOptions, checkedText, fitting, fittedChat } from "./engine/prompts.js";
+import { MOST_CHARACTERS, asPrompt, checkedOptions, checkedText, fitting, fittedChat } from "./engine/prompts.js";
 import { must } from "./model/errors.js";
 
 const PERIOD = 60; // milliseconds between deltas
@@ -15,7 +15,8 @@ const USUAL = { temperature: 0, top_p: 1, min_p: 0, repetition_penalty: 1 };
 
 /** What the page must know of a model to offer a chat. @param {Model} model @returns {Facts} */
 export const chatFacts = (model) => ({ systems: model.systems(null), template: Boolean(model.live.turns?.system), room: model.positions, tokenizer: "",
-  usual: USUAL, longest: Math.max(1, Math.min(LONGEST, Math.floor(model.positions / 4))), most: MOST });
+  usual: USUAL, longest: Math.max(1, Math.min(LONGEST, Math.floor(model.positions / 4))), most: MOST,
+  question: MOST_CHARACTERS });
 
 /** Yields a question's values: "begin", "steps" at most every PERIOD, "done" with the traces without the kept steps.
  * @param {import("./answers.js").Answers} answers @param {PlanOf<"chat">} plan @param {() => boolean} stopped

@@ -138,7 +138,7 @@ class Own {
     this.summary = `${quote(title)}: ${documents} ` +
       `${documents === 1 ? "document" : "documents"}, ${tokens.toLocaleString("en")} tokens, ` +
       `${megabytes(bytes)}, kept ${until}. The datastore's column, Inspect ` +
-      "and Chat use it now. The memory does not know it, because it was trained earlier." +
+      "and Chat use it now. The page's own memory does not know it, because it was trained earlier." +
       (note ? ` (${note})` : "");
     setText(this.line, this.summary);
     this.ask.hidden = false;

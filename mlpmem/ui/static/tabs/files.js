@@ -40,7 +40,7 @@ async function collect(entry, found, most, depth = 0) {
 }
 
 /** How kinds can be read that cannot be now. @type {(absent: { [kind: string]: string }) => string} */
-const howTo = (absent) => Object.entries(absent).map(([kind, command]) => `; ${kind} after \`${command}\` where this page runs`).join("");
+const howTo = (absent) => Object.entries(absent).map(([kind, command]) => `; ${kind} after ${command} where this page runs`).join("");
 
 class Files {
   /** absent has, by kind, the command that installs its reader.
@@ -120,7 +120,7 @@ class Files {
     }
     for (const [kind, count] of other) {
       const command = this.absent[kind];
-      left.push(`${count} ${count > 1 ? "files" : "file"} of ${kind}, which ${command ? `needs \`${command}\` where this page runs` : "is not read"}.`);
+      left.push(`${count} ${count > 1 ? "files" : "file"} of ${kind}, which ${command ? `needs ${command} where this page runs` : "is not read"}.`);
     }
     return fit;
   }

@@ -6,7 +6,7 @@ import { unpack } from "../core/state.js";
 
 const W = 240;
 const H = 56;
-const SORTS = { new: "Your facts, in other words", old: "Old facts", known: "What the decoder knows",
+const SORTS = { new: "Your facts, in other words", begun: "Your sentences, completed: the page knows no other words for these", old: "Old facts", known: "What the decoder knows",
   general: "Anything else: the answers should stay" };
 const FORM = /^Question: (.*) Answer:$/;
 const WHY = "The datastore knows your sentences at once and cites them; delete one, and it forgets. The memory was " +
@@ -188,7 +188,8 @@ class Teach {
       return own.length ? h("tbody", null,
         h("tr", null, h("th", { colspan: 3, scope: "rowgroup" }, SORTS[sort])),
         ...own.map((row) => h("tr", null, h("td", { dir: "auto" }, row.question.replace(FORM, "$1")),
-          ...[row.before, row.after].map((text) => this.#answer(text, row.answer))))) : "";
+          ...(sort === "general" ? [h("td", { dir: "auto" }, row.before || "…"), this.#stayed(row.after, row.before)]
+            : [row.before, row.after].map((text) => this.#answer(text, row.answer)))))) : "";
     });
     this.table.replaceChildren(h("table", null, h("thead", null, h("tr", null, ...heads)), ...parts));
     this.undo.hidden = false;
@@ -201,9 +202,19 @@ class Teach {
   /** @param {string} text @param {string} answer */
   #answer(text, answer) {
     const right = text.replace(/[.\s]+$/, "") === answer.replace(/[.\s]+$/, "") || text.startsWith(`${answer} `);
-    return h("td", { dir: "auto", "data-right": right ? "yes" : "no" },
-      h("span", { "aria-hidden": "true" }, right ? "✓ " : "✗ "),
-      h("span", { class: "teach-said" }, right ? "right: " : "wrong: "), text || "…");
+    return this.#judged(text, right, right ? ["✓ ", "right: "] : ["✗ ", "wrong: "]);
+  }
+
+  /** An answer that nobody calls right, and that should be as it was. @param {string} text @param {string} before */
+  #stayed(text, before) {
+    const same = text === before;
+    return this.#judged(text, same, same ? ["= ", "as before: "] : ["≠ ", "changed: "]);
+  }
+
+  /** @param {string} text @param {boolean} good @param {string[]} judgement as a sign, and as words for a screen reader */
+  #judged(text, good, [sign, words]) {
+    return h("td", { dir: "auto", "data-right": good ? "yes" : "no" },
+      h("span", { "aria-hidden": "true" }, sign), h("span", { class: "teach-said" }, words), text || "…");
   }
 
   /** @param {string} text */

@@ -7,6 +7,7 @@ const [WIDE, HIGH, EDGE] = [1200, 630, 56];
 const FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, sans-serif";
 /** @type {{ [system: string]: string }} */
 const COLOURS = { lm: "#4b688f", memory: "#7537ab", knn: "#a45400" };
+const SIZES = [32, 26, 22]; // pixels of an answer: a long one is smaller before it is cut
 const [INK, SOFT, LINE, GOOD, BAD] = ["#1a1d21", "#5a6370", "#dcdfe3", "#08694a", "#a52a35"];
 
 /** Cuts a text to a width. @param {CanvasRenderingContext2D} pen @param {string} text @param {number} width */
@@ -74,8 +75,12 @@ export const cardOf = (round, score, link) => {
     pen.font = `600 24px ${FONT}`;
     pen.fillText(fitted(pen, title, width), x, 246);
     pen.fillStyle = right ? GOOD : BAD;
-    pen.font = `700 32px ${FONT}`;
-    pen.fillText(fitted(pen, `${right ? "✓" : "✗"} ${text}`, width), x, 292);
+    const answer = `${right ? "✓" : "✗"} ${text}`;
+    for (const size of SIZES) {
+      pen.font = `700 ${size}px ${FONT}`;
+      if (pen.measureText(answer).width <= width) break;
+    }
+    pen.fillText(fitted(pen, answer, width), x, 292);
   }
   pen.fillStyle = SOFT;
   pen.font = `22px ${FONT}`;

@@ -1,7 +1,7 @@
 // @ts-check
 /* Share: the run or the conversation on screen as a link, JSON or CSV; opening a saved run. */
 /** @import { About, Conversation, Lambda, Shared, Shown, TokenView } from "../core/types.js" */
-import { h, megabytes, setText, tabNamed } from "../core/dom.js";
+import { h, inTab, megabytes, setText, tabNamed } from "../core/dom.js";
 import { SOURCES, candidateOf, lambdaAt, mix } from "../core/mix.js";
 import { page } from "../core/state.js";
 
@@ -138,21 +138,18 @@ const talked = ({ count, own, fragment, record }) => {
       : `The whole conversation, ${questions(count)}. It is too long for a link: save it as a file.` };
 };
 
-/** Whether a file's text is a conversation's, to be opened in the chat. @type {(text: string) => boolean} */
-const isTalk = (text) => {
+/** What a file's text looks like: a conversation, a run, or neither. @type {(text: string) => "chat" | "run" | ""} */
+const kindOfFile = (text) => {
   try {
-    return JSON.parse(text)?.kind === "chat";
+    const value = JSON.parse(text);
+    return value?.kind === "chat" ? "chat" : value?.traces ? "run" : "";
   } catch {
-    return false;
+    return "";
   }
 };
 
 /** What opens a saved conversation, once the chat's tab stands; null without a chat. */
-const talkOpener = async () => {
-  tabNamed("Chat")?.click();
-  for (let tries = 0; !page.openTalk && tabNamed("Chat") && tries < 50; tries += 1) await new Promise((done) => { setTimeout(done, 100); });
-  return page.openTalk;
-};
+const talkOpener = () => inTab("Chat", () => page.openTalk);
 
 /** The Share button with its panel; open(text) opens a saved run, null if that is not possible. */
 export class Share {
@@ -276,14 +273,16 @@ export class Share {
     }
     const isLarge = file.size > MOST; // for a run, but perhaps not for a conversation
     const text = file.size > MOST_TALK ? "" : await file.text();
-    if (text && isTalk(text)) {
+    const kind = kindOfFile(text);
+    if (kind === "chat") {
       await this.#opened(text);
     } else if (isLarge) {
       setText(this.note, `The file must have at most 6 MB, a conversation's 21 MB; it has ${megabytes(file.size)}.`);
-    } else if (this.open) {
+    } else if (this.open && (kind || !isChat(page.activeView()))) {
+      tabNamed("Compare")?.click(); // where it is shown, or what is wrong with it
       this.open(text);
       this.#done("");
-    } else setText(this.note, "The file is not a saved conversation. Only those can be opened here.");
+    } else setText(this.note, "The file is not a saved conversation, or it is damaged.");
   }
 
   /** Opens a saved conversation in the chat. @param {string} text */

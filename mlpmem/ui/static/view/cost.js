@@ -40,6 +40,13 @@ export const costOf = (trace, decoder = null) => ({
   weighed: trace.cost?.evidence_ms, // the router's evidence from the prompt
 });
 
+/** @type {(time: Part[]) => string} */
+const rated = (time) => (time.length ? `${rate(total(time))} tokens/s` : "");
+
+/** A system's own tokens per second, "" if unknown: the page also asks the sources that a system does without.
+ * @type {(trace: Opening & Partial<Trace>) => string} */
+export const rateOf = (trace) => rated(costOf(trace).time);
+
 export class CostRow {
   constructor() {
     this.time = this.#line();
@@ -58,10 +65,8 @@ export class CostRow {
   /** Shows a cost; `scale` has the largest time and size of all columns.
    * @param {Costs} cost @param {Scale} scale */
   render(cost, scale) {
-    const ms = total(cost.time);
     const bytes = total(cost.size);
-    const known = cost.time.length > 0;
-    setText(this.time.text, known ? `${rate(ms)} tokens/s` : "");
+    setText(this.time.text, rated(cost.time));
     setText(this.time.detail, cost.time
       .map((p) => `${p.source === "knn" ? "search" : NAME[p.source]} ${short(p.value)} ms`)
       .join(" + ") + (cost.once !== undefined ? ` · retrieved in ${short(cost.once)} ms` : "") +

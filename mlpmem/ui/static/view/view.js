@@ -9,17 +9,11 @@
  */
 /** @import { Opening, Own, Pane, Request, Settings, Shown, Step, Traces, Value, ValueOf } from "../core/types.js" */
 import { hasSheet, setText } from "../core/dom.js";
-import { isScored } from "../core/mix.js";
-import { OWN_CAPTIONS, introduceTraces, kindOf, nameOf, page } from "../core/state.js";
+import { isAway, isScored } from "../core/mix.js";
+import { AWAY, OWN_CAPTIONS, introduceTraces, kindOf, nameOf, page } from "../core/state.js";
 import { Columns } from "./columns.js";
 import { costScale } from "./cost.js";
 import { tally } from "./tally.js";
-
-const AWAY = "The gate found no passage of your text near enough: the decoder answers alone.";
-const SHUT = 0.1; // lambda below which a gate is shut
-/** Whether a gate was shut throughout an answer. @type {(trace: Shown) => boolean} */
-const isAway = (trace) => trace.lmbda === "auto" && trace.steps.length > 0 &&
-  trace.steps.every((step) => (step.lmbda ?? 1) < SHUT);
 
 const SILENCE = 200000; // milliseconds without a value; the server's deadline is shorter
 

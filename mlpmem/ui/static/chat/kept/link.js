@@ -20,12 +20,13 @@ const NAME = "#chat=";
 /** The turns on screen as a file has them: the last ones that fit into it.
  * @type {(turns: Turn[], lmbda: number | null, most?: number) => Conversation} */
 export const recordOf = (turns, lmbda, most = MOST_FILE) => {
-  const rows = turns.map(({ question, own, answers }) => {
+  const rows = turns.map(({ question, own, about, answers }) => {
     const shown = Object.entries(answers).flatMap(([system, versions]) => {
       const answer = shownOf(versions);
       return answer?.trace.steps.length ? [[system, answer.trace]] : [];
     });
-    return { question, ...(own ? { own: /** @type {const} */ (true) } : {}), traces: Object.fromEntries(shown) };
+    const right = about.answer ? [about.answer, ...(about.aliases ?? [])] : [];
+    return { question, ...(own ? { own: /** @type {const} */ (true) } : {}), ...(right.length ? { right } : {}), traces: Object.fromEntries(shown) };
   });
   let size = 0;
   const sizes = rows.map((row) => JSON.stringify(row).length);

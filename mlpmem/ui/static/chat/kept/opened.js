@@ -10,7 +10,7 @@ const NUMBERS = /** @type {const} */ (["temperature", "top_p", "top_k", "min_p",
 const [MOST_TURNS, MOST_STEPS, MOST_ROWS, MOST_TEXT] = [1000, 10_000, 64, 20_000];
 const AGAIN = "Save the conversation again on this page, and open that file.";
 
-/** @typedef {{ question: string, own: boolean, traces: { [system: string]: Shown } }} OpenedTurn */
+/** `right` is the right answer and its other names. @typedef {{ question: string, own: boolean, right: string[], traces: { [system: string]: Shown } }} OpenedTurn */
 
 /** @type {(isGood: boolean, why: string) => void} */
 const check = (isGood, why) => {
@@ -100,6 +100,7 @@ export const readConversation = (file) => {
   const turns = list(value.turns, "its questions", MOST_TURNS).map((row) => {
     const names = SYSTEMS.filter((system) => row?.traces && Object.hasOwn(row.traces, system));
     return { question: text(row?.question, "a question"), own: row.own === true,
+      right: list(row.right ?? [], "a right answer's names").map((name) => text(name, "a right answer")),
       traces: Object.fromEntries(names.map((system) => [system, traceOf(row.traces[system], system)])) };
   }).filter(({ question, traces }) => question.trim() && Object.keys(traces).length);
   check(turns.length > 0, "no answer is in it");

@@ -23,7 +23,9 @@ export class Talk {
 
   /** Takes turns as they were kept. @param {Turn[]} turns */
   restore(turns) {
-    const known = turns.map((turn) => ({ ...turn, asked: turn.asked ?? turn.picked }));
+    const ids = new Set([ROOT, ...turns.map(({ id }) => id)]);
+    const known = turns.map((turn) => ({ ...turn, asked: turn.asked ?? turn.picked,
+      ...(ids.has(turn.parent) ? {} : { parent: ROOT, after: {} }) })); // the turn before was erased on another page
     known.sort((a, b) => a.asked - b.asked); // they are kept by id, which is random
     this.turns = new Map(known.map((turn) => [turn.id, turn]));
     this.picks = Math.max(0, ...known.map((turn) => turn.picked));
@@ -131,4 +133,4 @@ export class Talk {
 /** A new answer, of which some steps may be known.
  * @param {string} system @param {import("../types.js").Sampling} asked @param {Partial<Answer["trace"]>} [trace] @returns {Answer} */
 export const newAnswer = (system, asked, trace = {}) => ({ id: newId(), system, asked, state: "waiting", error: "", read: 0, room: 0,
-  dropped: 0, seconds: 0, fresh: 0, how: "", trace: { system, lmbda: 0, settings: {}, ...trace, steps: [...(trace.steps ?? [])], finish: "" } });
+  dropped: 0, how: "", trace: { system, lmbda: 0, settings: {}, ...trace, steps: [...(trace.steps ?? [])], finish: "" } });

@@ -4,7 +4,7 @@
 /** @import { Model } from "./fused.js" */
 import { must } from "../model/errors.js";
 
-const MOST_CHARACTERS = 2000; // of a prompt
+export const MOST_CHARACTERS = 2000; // of a prompt
 const MOST_NEW = 128; // tokens of an answer
 
 /** [name in messages, least, most, default] of each option.
