@@ -222,8 +222,12 @@ def test_short_answers_are_scrubbed_without_asking_and_long_ones_are_not(visit):
 def test_where_the_memory_has_that_from_is_found_later_or_said_to_be_nowhere(visit):
     page = visit()
     generate(page, BOOK)
+    page.set_viewport_size({"width": 1280, "height": 800})
     page.click(".origin-ask")
     page.wait_for_selector(".origin-card")
+    page.wait_for_timeout(600)  # it scrolls there
+    found, dock = (page.locator(part).bounding_box() for part in (".origin", ".dock"))
+    assert found["y"] > 0 and found["y"] + found["height"] <= dock["y"]
     assert page.inner_text(".origin-card .origin-tag") == "found later, not used"
     assert page.locator(".origin-card mark").all_inner_texts() == ["Ledger", "Odalys", "Wren"]
     assert page.get_attribute(".origin-ask", "aria-expanded") == "true"

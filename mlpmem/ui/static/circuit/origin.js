@@ -1,7 +1,7 @@
 // @ts-check
 /* Where the memory has its answer from: passages that say the same, found afterwards and not used. */
 /** @import { Origins, Step } from "../core/types.js" */
-import { h, percent, quote, setText } from "../core/dom.js";
+import { h, isCalm, percent, quote, setText } from "../core/dom.js";
 import { neighbourOf } from "../core/mix.js";
 import { groupTag } from "../core/state.js";
 
@@ -77,7 +77,13 @@ export class Origin {
     this.button.setAttribute("aria-expanded", "true");
     setText(this.line, "Searching the corpus …");
     this.list.replaceChildren();
+    this.#reveal();
     this.find({ question, answer });
+  }
+
+  /** Scrolls what was found above the lambda bar. */
+  #reveal() {
+    this.root.scrollIntoView({ block: "nearest", behavior: isCalm() ? "auto" : "smooth" });
   }
 
   close() {
@@ -94,5 +100,6 @@ export class Origin {
     this.list.replaceChildren(...value.origins.map(({ title, group, parts }, i) => h("li", { class: "origin-card", style: { "--i": i } },
       h("div", { class: "origin-head" }, h("b", { dir: "auto" }, title), groupTag(group), h("span", { class: "origin-tag" }, "found later, not used")),
       h("p", { dir: "auto" }, parts.map((part, at) => (at % 2 ? h("mark", null, part) : part))))));
+    this.#reveal();
   }
 }

@@ -1,9 +1,9 @@
 // @ts-check
 /* A view's content: panes side by side, the drawer below, and the selected token. */
-/** @import { How, Lambda, Own, Probs, ValueOf } from "../core/types.js" */
+/** @import { How, Lambda, Own, Probs, Shown, Step, ValueOf } from "../core/types.js" */
 import { h, hasSheet } from "../core/dom.js";
-import { firstDifference, tokensOf } from "../core/mix.js";
-import { canRoute, kindOf, nameOf, page } from "../core/state.js";
+import { entriesOf, firstDifference, tokensOf, without } from "../core/mix.js";
+import { OWN_CAPTIONS, canRoute, kindOf, nameOf, page } from "../core/state.js";
 import { truthOf } from "../core/truth.js";
 import { drawer } from "../drawer/drawer.js";
 import { Pane, legend } from "./panes.js";
@@ -14,6 +14,12 @@ import { Scrub } from "./scrub.js";
 import { tally } from "./tally.js";
 import { Tree } from "./tree.js";
 import { Whole } from "./whole.js";
+
+const AWAY = "The gate found no passage of your text near enough: the decoder answers alone.";
+const SHUT = 0.1; // lambda below which a gate is shut
+/** Whether a gate was shut throughout an answer. @type {(trace: Shown) => boolean} */
+const isAway = (trace) => trace.lmbda === "auto" && trace.steps.length > 0 &&
+  trace.steps.every((step) => (step.lmbda ?? 1) < SHUT);
 
 /** `prefix` starts the panes' ids; `systems` have panes, unless the view `follows`: then every run names its columns.
  * ask(request) sends a request to the model, null without one.
@@ -64,7 +70,7 @@ export class Columns {
     "Tools, times and sizes");
     host.replaceChildren(this.alert, this.head.root, this.columns, details, key, this.tree.root,
       this.slot, this.home, this.live);
-    if (this.prefix === "pane-") new Room(this.columns, this.home);
+    this.room = this.prefix === "pane-" ? new Room(this.columns, this.home) : null;
     host.closest(".block")?.classList.add("holds-view");
     this.usual = options.systems;
     this.setSystems(options.systems);
@@ -107,6 +113,21 @@ export class Columns {
     }
     this.columns.replaceChildren(...[...this.panes.values()].map((pane) => pane.root));
     this.columns.dataset.count = String(systems.length);
+    this.room?.watch();
+  }
+
+  /** Sets the captions for the searched text; a run may bring others.
+   * @param {Own} own @param {{ [system: string]: string }} [captions] */
+  from(own, captions = {}) {
+    this.own = own;
+    for (const name of ["memory", ...Object.keys(OWN_CAPTIONS)]) {
+      this.panes.get(name)?.describe(captions[name] ?? (own ? OWN_CAPTIONS[name] ?? "" : ""));
+    }
+  }
+
+  /** Tells where a gate let the datastore of the visitor's own text nowhere in. @param {Shown} [trace] */
+  tellAway(trace) {
+    if (this.own && trace && isAway(trace)) this.panes.get("knn")?.describe(AWAY, true);
   }
 
   /** Shows in every empty column why it is empty. */
@@ -161,6 +182,12 @@ export class Columns {
     page.emit("cite", this);
   }
 
+  /** A step without the neighbours that are unticked at it. @param {Step} step */
+  stepOf(step) {
+    const left = this.unticked.get(entriesOf(step));
+    return left?.size ? without(step, left) : step;
+  }
+
   deselect() {
     this.chosen = null;
     page.emit("view", this);
@@ -185,6 +212,11 @@ export class Columns {
     const wanted = [this.chosen?.system, ...this.#mixedFirst()];
     const system = wanted.find((s) => s && this.panes.get(s)?.trace?.steps.length);
     return (system && this.panes.get(system)) || null;
+  }
+
+  /** The text of the first column that is a mix. */
+  mixedTrace() {
+    return this.allPanes().map((pane) => pane.trace).find((trace) => trace && trace.system !== "lm");
   }
 
   /** The view's tab was opened or left: the drawer moves to the open tab's selected token. */

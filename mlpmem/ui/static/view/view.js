@@ -7,19 +7,13 @@
  * weights run after the others: "wait" is a column's loading message, "column" opens it, "part" has whole traces of
  * finished columns, "failed" is a column's error.
  */
-/** @import { Opening, Own, Pane, Request, Settings, Shown, Step, Traces, Value, ValueOf } from "../core/types.js" */
+/** @import { Opening, Pane, Request, Settings, Shown, Step, Traces, Value, ValueOf } from "../core/types.js" */
 import { hasSheet, setText } from "../core/dom.js";
 import { isScored } from "../core/mix.js";
-import { OWN_CAPTIONS, introduceTraces, kindOf, nameOf, page } from "../core/state.js";
+import { introduceTraces, kindOf, nameOf, page } from "../core/state.js";
 import { Columns } from "./columns.js";
 import { costScale } from "./cost.js";
 import { tally } from "./tally.js";
-
-const AWAY = "The gate found no passage of your text near enough: the decoder answers alone.";
-const SHUT = 0.1; // lambda below which a gate is shut
-/** Whether a gate was shut throughout an answer. @type {(trace: Shown) => boolean} */
-const isAway = (trace) => trace.lmbda === "auto" && trace.steps.length > 0 &&
-  trace.steps.every((step) => (step.lmbda ?? 1) < SHUT);
 
 const SILENCE = 200000; // milliseconds without a value; the server's deadline is shorter
 
@@ -127,15 +121,6 @@ export class TokenView extends Columns {
     const waits = () => this.head.kind === "linked";
     if (value.ready) this.invite();
     else page.on("status", (status) => { if (status.ready && waits()) this.invite(); });
-  }
-
-  /** Sets the captions for the searched text; a run may bring others.
-   * @param {Own} own @param {{ [system: string]: string }} [captions] */
-  from(own, captions = {}) {
-    this.own = own;
-    for (const name of ["memory", ...Object.keys(OWN_CAPTIONS)]) {
-      this.panes.get(name)?.describe(captions[name] ?? (own ? OWN_CAPTIONS[name] ?? "" : ""));
-    }
   }
 
   /** @param {ValueOf<"begin">} value */
@@ -289,7 +274,7 @@ export class TokenView extends Columns {
     const scale = costScale(this.finished);
     for (const [system, trace] of Object.entries(traces)) this.panes.get(system)?.finish(trace, scale);
     for (const pane of this.panes.values()) pane.price(scale);
-    if (this.own && traces.knn && isAway(traces.knn)) this.panes.get("knn")?.describe(AWAY, true);
+    this.tellAway(traces.knn);
     const text = grown && this.panes.get(grown.system)?.trace;
     if (grown && text) this.tree.fill(grown.system, text);
     this.repaint();
