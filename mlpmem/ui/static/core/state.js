@@ -96,8 +96,6 @@ export const GROUPS = {
   text: "running text",
   stranger: "one-off invented names",
 };
-/** Whether a group's name is shown. @type {(group: string) => boolean} */
-export const isLettered = (group) => !["text", "stranger"].includes(group);
 
 /** @type {{ [group: string]: string }} */
 const TERMS = { A1: "known", A2: "known", B: "fresh" };

@@ -3,7 +3,7 @@
 /** @import { How, Inspected, Lambda, Packed, Props, Step, Trace, Watch } from "../core/types.js" */
 import { glyph, h, inside, lambdaText, percent, setText, short, svg, tabNamed, write } from "../core/dom.js";
 import { creditOf, curveOf, documentsOf, flipsOf, hasSource, lambdaAt, mix, optimum, perplexity } from "../core/mix.js";
-import { isLettered, lambdaOf, nameOf, page, unpack } from "../core/state.js";
+import { GROUPS, lambdaOf, nameOf, page, unpack } from "../core/state.js";
 import { TokenView } from "../view/view.js";
 
 const SHOWN = 6; // rows of a list
@@ -113,11 +113,12 @@ class Inspect {
       class: "group-button", "data-source": source, "aria-pressed": "false",
       on: { click: () => this.mixWith(source) } }, `mix with ${nameOf(source).source}`));
     this.sentence = h("p", { class: "inspect-sentence" });
+    this.search = h("p", { class: "inspect-search", role: "status" });
     this.best = h("button", { type: "button", class: "pane-tool", on: { click: () => this.#go() } });
     const inner = h("div", { class: "view-host" });
     this.head = h("div", { class: "inspect-head", hidden: true },
       h("div", { class: "groups", role: "group", "aria-label": "Source mixed with the decoder" }, this.sources),
-      this.sentence, this.best);
+      this.sentence, this.search, this.best);
     this.lines = new Lines((i) => this.#pick(i));
     this.lists = KINDS.map((kind) => this.#list(kind));
     /** The key of each list's content. @type {Map<Kind, string>} */
@@ -154,7 +155,7 @@ class Inspect {
       if (value.run !== this.view.run) return;
       this.progress.hidden = false;
       this.bar.style.width = `${(100 * value.done) / value.total}%`;
-      this.view.head.mark(`${value.done} of ${value.total} tokens`, "progress");
+      this.#tell(`${value.done} of ${value.total} tokens`);
       return;
     }
     this.progress.hidden = value.kind !== "begin" && value.kind !== "early";
@@ -164,16 +165,23 @@ class Inspect {
       [this.trace] = Object.values(value.traces);
       if (value.kind === "done") this.view.setRunning(false);
       this.mixWith(this.trace.system);
-      if (value.kind === "early") this.view.head.mark("the datastore searches", "progress");
+      this.#tell(value.kind === "early" ? "the datastore searches" : "");
     } else if (value.kind !== "early") {
       this.view.receive(value);
       if (value.kind === "message") this.#reset();
     }
   }
 
+  /** Tells how far a run is: in the sentence's row where there is one, so that nothing moves. @param {string} text */
+  #tell(text) {
+    if (this.head.hidden) this.view.head.mark(text, "progress");
+    else setText(this.search, text);
+  }
+
   /** Resets the view after a run without a result. */
   #reset() {
     this.progress.hidden = true;
+    setText(this.search, "");
     this.empty.hidden = this.trace !== null;
   }
 
@@ -278,8 +286,8 @@ class Inspect {
     body.replaceChildren(...found.slice(0, SHOWN).map((one) => h("li", null,
       h("button", { type: "button", class: "jump", "aria-pressed": "false", "data-title": one.title,
         on: { click: () => this.view.cite(one.title) } },
-      h("span", { class: "jump-word", dir: "auto" }, one.title),
-      h("span", null, isLettered(one.group) ? one.group : ""),
+      h("span", { class: "jump-word", dir: "auto" }, one.title, GROUPS[one.group] ? h("small", null, GROUPS[one.group]) : null),
+      h("span"),
       h("b", null, `${one.count} ${one.count === 1 ? "token" : "tokens"}`)))));
     if (!found.length) body.append(h("li", { class: "none" }, "no datastore"));
   }
