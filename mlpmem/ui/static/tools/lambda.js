@@ -140,7 +140,7 @@ export class LambdaBar {
     this.input.style.setProperty("--at", String(page.lambda ?? Number(this.input.value)));
     this.curve.draw(trace?.steps ?? NONE, view?.truth() ?? null, whoseText(pane));
     this.curve.root.toggleAttribute("data-earlier", view?.running === true && view.head.kind === "waiting");
-    const along = mixed ?? view?.mixedTrace() ?? null;
+    const along = mixed ?? view?.allPanes().find((one) => one.trace && one.trace.system !== "lm")?.trace ?? null;
     this.curve.mark(shown === "auto" && along ? along.lmbda : shown, along);
     setText(this.again, `Generate again at λ ${lambdaText(next ?? shown)}`);
     const moved = Boolean(next !== null && !scored && status.ready && view?.shown && view.isOff(next));

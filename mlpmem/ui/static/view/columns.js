@@ -214,11 +214,6 @@ export class Columns {
     return (system && this.panes.get(system)) || null;
   }
 
-  /** The text of the first column that is a mix. */
-  mixedTrace() {
-    return this.allPanes().map((pane) => pane.trace).find((trace) => trace && trace.system !== "lm");
-  }
-
   /** The view's tab was opened or left: the drawer moves to the open tab's selected token. */
   #turned() {
     const shown = this.root.getClientRects().length > 0;
