@@ -67,8 +67,8 @@ def test_no_part_covers_another_with_or_without_the_drawer(visit, phone):
         if chosen:
             page.click(f"{SCORED} .token >> nth=0")
         tops = page.evaluate("""() => ['.panes', '.legend', '.inspect-more'].map((part) => {
-          const { top, bottom } = document.querySelector(`#inspect-view ${part}`).getBoundingClientRect();
-          return [top, bottom];
+          const box = document.querySelector(`#inspect-view ${part}`).getBoundingClientRect();
+          return [box.top, box.bottom];
         })""")
         assert all(a[1] <= b[0] for a, b in zip(tops, tops[1:], strict=False)), tops
     assert "B" not in page.locator("[data-kind=documents] small").all_inner_texts()
@@ -96,6 +96,11 @@ def test_an_answer_of_compare_can_be_inspected(visit):
     page.wait_for_selector(SCORED)
     assert page.input_value("#inspect-text textarea").endswith("Answer: Odalys Wren")
     assert "Wren" in page.inner_text(f"{SCORED} .strip")
+    assert not page.is_checked("#inspect-special input")
+    tab(page, "Compare")
+    page.evaluate("MLPMEM.page.views[0].head.about.chat = true")
+    page.click("#pane-memory .pane-tool")
+    page.wait_for_selector("#inspect-special input:checked", state="attached")
 
 
 @pytest.mark.slow

@@ -100,9 +100,9 @@ const KINDS = ["gains", "losses", "documents"];
 const TITLES = { gains: "Biggest gains", losses: "Biggest losses", documents: "Documents by weight" };
 
 class Inspect {
-  /** example is a text that is offered while the view is empty, "" for none.
-   * @param {HTMLElement} host @param {string} example */
-  constructor(host, example) {
+  /** example is a text that is offered while the view is empty, "" for none; chat tells that it has control tokens.
+   * @param {HTMLElement} host @param {string} example @param {boolean} chat */
+  constructor(host, example, chat) {
     /** @type {Trace | null} */
     this.trace = null;
     /** Each source's own lambda. @type {{ [source: string]: number }} */
@@ -129,7 +129,7 @@ class Inspect {
     this.bar = h("i");
     this.progress = h("div", { class: "own-bar", hidden: true }, this.bar);
     this.empty = h("div", { class: "inspect-empty" }, h("p", null, about()), example
-      ? h("button", { type: "button", class: "pane-tool", on: { click: () => inspectText(example) } },
+      ? h("button", { type: "button", class: "pane-tool", on: { click: () => inspectText(example, chat) } },
         "Inspect an example") : null);
     host.replaceChildren(this.progress, this.head, this.empty, inner);
     this.view = new TokenView(inner, { prefix: "inspect-pane-", systems: [], follows: true });
@@ -323,14 +323,15 @@ const inspectLegend = () => h("div", { class: "legend", role: "note", "aria-labe
   sample("same", "0.9", "tint: the source's share of the probability"),
   sample("up", "0", "it helps"), sample("down", "0", "it hurts"));
 
-/** @type {(element: Element, props: Props<Packed, { example: string }>, watch: Watch) => void} */
+/** @type {(element: Element, props: Props<Packed, { example: string, chat?: boolean }>, watch: Watch) => void} */
 export const mountInspect = (element, props, watch) => {
-  const inspect = new Inspect(inside(element, ".inspect-host"), props.example);
+  const inspect = new Inspect(inside(element, ".inspect-host"), props.example, Boolean(props.chat));
   watch("value", () => inspect.receive(unpack(props.value)));
 };
 
-/** Opens a text on the Inspect tab and scores it. @type {(original: string) => void} */
-export const inspectText = (original) => {
+/** Opens a text on the Inspect tab and scores it, with its control tokens parsed if it is `special`.
+ * @type {(original: string, special: boolean) => void} */
+export const inspectText = (original, special) => {
   const text = original.replace(/\r\n?/g, "\n"); // as a text box normalizes it
   tabNamed("Inspect")?.click();
   /** Retries until the tab's box exists, which Gradio creates when it is opened. @param {number} tries */
@@ -338,6 +339,8 @@ export const inspectText = (original) => {
     const area = document.querySelector("#inspect-text textarea");
     const taken = area instanceof HTMLTextAreaElement && area.value === text;
     if (area instanceof HTMLTextAreaElement) write(area, text);
+    const parses = document.querySelector("#inspect-special input");
+    if (parses instanceof HTMLInputElement && parses.checked !== special) parses.click();
     if (taken) window.setTimeout(() => document.getElementById("inspect-score")?.click(), 80);
     else if (tries) window.setTimeout(() => fill(tries - 1), 50);
   };

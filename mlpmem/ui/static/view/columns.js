@@ -104,8 +104,8 @@ export class Columns {
   /** @param {string[]} systems */
   setSystems(systems) {
     this.scrub.rows.clear();
-    this.panes = new Map(systems.map((system) => [system, new Pane(system,
-      `${this.prefix}${system}`, (s, i, how) => this.select(s, i, how))]));
+    this.panes = new Map(systems.map((system) => [system, new Pane(system, `${this.prefix}${system}`,
+      (s, i, how) => this.select(s, i, how), (trace) => this.#inspect(trace))]));
     for (const pane of this.panes.values()) {
       pane.reset(null);
       const scrubs = pane.system !== "lm" && ["", "mixed"].includes(kindOf(pane.system));
@@ -128,6 +128,11 @@ export class Columns {
   /** Tells where a gate let the datastore of the visitor's own text nowhere in. @param {Shown} [trace] */
   tellAway(trace) {
     if (this.own && trace && isAway(trace)) this.panes.get("knn")?.describe(AWAY, true);
+  }
+
+  /** Scores an answer with its prompt, read as the run read it. @param {Shown} trace */
+  #inspect({ prompt, text, settings }) {
+    page.inspect?.(`${prompt}${text}`, Boolean(settings.special || this.head.about.chat));
   }
 
   /** Shows in every empty column why it is empty. */
