@@ -153,6 +153,7 @@ def test_the_circuit_follows_lambda_without_a_request(visit):
 def test_a_recording_plays_once_at_each_systems_own_pace(visit):
     page = visit("eager", ready=False)
     page.wait_for_selector("#pane-memory[data-state=done]")
+    width = page.locator(".play").bounding_box()["width"]
     assert page.get_attribute("#pane-knn", "data-state") in ("waiting", "running")
     assert page.inner_text("#pane-lm .verdict") == "✗ wrong"
     assert page.inner_text("#pane-lm .pane-clock") == "answered in 8.00 ms"
@@ -160,6 +161,7 @@ def test_a_recording_plays_once_at_each_systems_own_pace(visit):
     page.wait_for_selector("#pane-knn[data-state=done]")
     assert page.inner_text("#pane-knn .pane-clock") == "answered in 200 ms"
     page.wait_for_function("document.querySelector('.play').textContent === '▶ Play'")
+    assert page.locator(".play").bounding_box()["width"] == width, "nothing beside it moves"
     assert "token 1 of 5" in page.inner_text(".circuit-place")
     page.wait_for_timeout(600)
     assert page.locator("#pane-knn[data-state=done]").count() == 1, "it plays once"
