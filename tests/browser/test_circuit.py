@@ -209,6 +209,7 @@ def test_the_first_question_is_scrubbed_and_the_slider_changes_the_answer(visit)
 @pytest.mark.slow
 def test_short_answers_are_scrubbed_without_asking_and_long_ones_are_not(visit):
     page = visit("eager")
+    page.click(".details-button")  # a low window hides the columns' tools
     generate(page, fake.ask("In which town was Ilka Brandt born?"))
     page.wait_for_selector("#pane-memory .scrub-ticks:not([hidden])")
     assert page.inner_text("#pane-memory .scrub-line").startswith("11 texts, 2 different")
