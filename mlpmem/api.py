@@ -340,9 +340,14 @@ class Model(FusedModel):
         lmbda: Lmbda | None = None,
         store: Store | None = None,
         cancel: Cancel | None = None,
+        special: bool = False,
     ) -> Iterator[Event]:
-        """Return Events of a given text: "progress", then "done" with its Trace."""
-        return scoring.inspect(self, text, system, lmbda=lmbda, store=store, cancel=cancel)
+        """Return Events of a given text: "progress", then "done" with its Trace.
+
+        With special, names of control tokens in the text become control tokens.
+        """
+        call = {"lmbda": lmbda, "store": store, "cancel": cancel, "special": special}
+        return scoring.inspect(self, text, system, **call)
 
     def probe(
         self, ids: Sequence[int], text: str, store: Store | None = None

@@ -184,23 +184,25 @@ def inspect(
     lmbda: float | str | None = None,
     store: Store | None = None,
     cancel: Cancel | None = None,
+    special: bool = False,
 ) -> Iterator[Event]:
     """Return Events: "progress" with {"done", "total"} tokens, then "done" with {system: Trace}.
 
     All parameters are checked before anything is computed. The trace's prompt is the first token.
-    cancel.is_set() is checked before every chunk; if it is set, there is no trace.
+    cancel.is_set() is checked before every chunk; if it is set, there is no trace. With special,
+    names of control tokens in the text become control tokens.
     """
     store = store or model.store
     system = model.check_system(system, store)
     lmbda = model.lmbdas([system], lmbda, store)[system]
-    ids = check_length(model, text)
+    ids = check_length(model, text, special)
     parts = text_parts(model.decoder, ids, text)
     return _run(model, store, ids, parts, system, lmbda, cancel)
 
 
-def check_length(model: FusedModel, text: str) -> list[int]:
+def check_length(model: FusedModel, text: str, special: bool = False) -> list[int]:
     """Return the text's token ids; MlpMemError for fewer than two, or too many."""
-    ids = read_ids(model.decoder, text, "the text")
+    ids = read_ids(model.decoder, text, "the text", special)
     most = min(MAX_TOKENS, model.decoder.max_positions)
     if len(ids) < 2:
         raise MlpMemError(f"the text must have two tokens or more; got {len(ids)}. Write more")

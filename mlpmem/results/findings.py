@@ -172,7 +172,7 @@ def table(results: Any) -> tuple[list[str], list[list[str]]]:
         cells = [_cell(found.get((*where, system)), share) for system in systems]
         if any(cells):
             lines.append([f"{name}, %" if share else name, *cells])
-    return ["", *systems], lines
+    return ["task", *systems], lines
 
 
 def _cell(row: Found | None, share: bool) -> str:

@@ -111,14 +111,17 @@ class TextIndex:
         return self._folded[i]
 
     def search(self, query: str, limit: int = 20) -> tuple[list[Hit], int]:
-        """Return up to `limit` hits, titles first, and the number of matching documents."""
+        """Return up to `limit` hits, titles first, and the number of matching documents.
+
+        A document without passages has nothing to read, so it is no hit.
+        """
         words = words_of(query)
         if not words:
             raise MlpMemError("the search is empty; write a word or two")
         ranks = [
             (self._rank(i, words), i)
             for i, text in enumerate(self._folded)
-            if all(word in text or word in self._titles[i] for word in words)
+            if text and all(word in text or word in self._titles[i] for word in words)
         ]
         ranks.sort()
         return [self._hit(i, words) for _, i in ranks[:limit]], len(ranks)

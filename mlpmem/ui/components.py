@@ -153,13 +153,13 @@ def chat(texts: dict, **kwargs: Any) -> gr.HTML:
     return part(packed(None), "chat-host", mount, texts=texts, **kwargs)
 
 
-def inspect_view(example: str, **kwargs: Any) -> gr.HTML:
+def inspect_view(example: str, chat: bool, **kwargs: Any) -> gr.HTML:
     """Return the view of an inspected text: tokens, nll curves, gains, losses, documents.
 
-    While empty it offers the example, unless that is "".
+    While empty it offers the example, unless that is "", with its control tokens if it is a chat.
     """
     mount = "MLPMEM.mountInspect(element, props, watch);"
-    return part(packed(None), "inspect-host", mount, example=example, **kwargs)
+    return part(packed(None), "inspect-host", mount, example=example, chat=chat, **kwargs)
 
 
 def probe(**kwargs: Any) -> gr.HTML:

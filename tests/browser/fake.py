@@ -284,7 +284,7 @@ class FakeModel:
         model.taught = True
         return model
 
-    def inspect(self, text, system="memory", lmbda=None, store=None, cancel=None):
+    def inspect(self, text, system="memory", lmbda=None, store=None, cancel=None, special=False):
         shown = [s for s in ("lm", "memory", "knn") if s in self.systems or s == "knn" and store]
         tokens = words(text)
         if len(tokens) > 512:

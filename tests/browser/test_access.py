@@ -26,6 +26,14 @@ def test_axe_finds_nothing_on_any_tab_and_state(visit, audit, dark, phone):
     page.click("#pane-memory .token >> nth=0")
     page.uncheck("#drawer .neighbour-use >> nth=0")
     audit(page, "drawer")
+    page.eval_on_selector(
+        "#pane-memory .token[data-end]",
+        "end => { end.dataset.move = 'up'; end.style.setProperty('--w', '1'); }",
+    )
+    audit(page, "an end that a source raised")
+    page.hover("#pane-knn .token >> nth=0")
+    page.wait_for_timeout(500)
+    audit(page, "card")
     set_lambda(page, "0.1")
     audit(page, "another lambda")
     page.click(".share-button")
@@ -34,6 +42,10 @@ def test_axe_finds_nothing_on_any_tab_and_state(visit, audit, dark, phone):
     page.keyboard.press("Escape")
     page.click("#options > button")
     audit(page, "options")
+    labels = page.eval_on_selector_all(".options-row label", "all => all.map((l) => l.offsetWidth)")
+    assert min(labels) > 60, "no option is squeezed to a letter per line"
+    generate(page, "Where is Harrow?")
+    audit(page, "asked in the trained form")
     page.click(".tour-button")
     audit(page, "tour")
     page.keyboard.press("Escape")

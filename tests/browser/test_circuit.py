@@ -153,6 +153,7 @@ def test_the_circuit_follows_lambda_without_a_request(visit):
 def test_a_recording_plays_once_at_each_systems_own_pace(visit):
     page = visit("eager", ready=False)
     page.wait_for_selector("#pane-memory[data-state=done]")
+    width = page.locator(".play").bounding_box()["width"]
     assert page.get_attribute("#pane-knn", "data-state") in ("waiting", "running")
     assert page.inner_text("#pane-lm .verdict") == "✗ wrong"
     assert page.inner_text("#pane-lm .pane-clock") == "answered in 8.00 ms"
@@ -160,6 +161,7 @@ def test_a_recording_plays_once_at_each_systems_own_pace(visit):
     page.wait_for_selector("#pane-knn[data-state=done]")
     assert page.inner_text("#pane-knn .pane-clock") == "answered in 200 ms"
     page.wait_for_function("document.querySelector('.play').textContent === '▶ Play'")
+    assert page.locator(".play").bounding_box()["width"] == width, "nothing beside it moves"
     assert "token 1 of 5" in page.inner_text(".circuit-place")
     page.wait_for_timeout(600)
     assert page.locator("#pane-knn[data-state=done]").count() == 1, "it plays once"
@@ -207,6 +209,7 @@ def test_the_first_question_is_scrubbed_and_the_slider_changes_the_answer(visit)
 @pytest.mark.slow
 def test_short_answers_are_scrubbed_without_asking_and_long_ones_are_not(visit):
     page = visit("eager")
+    page.click(".details-button")  # a low window hides the columns' tools
     generate(page, fake.ask("In which town was Ilka Brandt born?"))
     page.wait_for_selector("#pane-memory .scrub-ticks:not([hidden])")
     assert page.inner_text("#pane-memory .scrub-line").startswith("11 texts, 2 different")
@@ -222,6 +225,7 @@ def test_short_answers_are_scrubbed_without_asking_and_long_ones_are_not(visit):
 def test_where_the_memory_has_that_from_is_found_later_or_said_to_be_nowhere(visit):
     page = visit()
     generate(page, BOOK)
+    page.set_viewport_size({"width": 1280, "height": 800})
     page.click(".origin-ask")
     page.wait_for_selector(".origin-card")
     page.wait_for_function(

@@ -59,6 +59,21 @@ def test_a_scored_text_is_mixed_again_without_a_request(visit):
     assert page.inner_text(".inspect-sentence") != sentence
 
 
+@pytest.mark.parametrize("phone", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_no_part_covers_another_with_or_without_the_drawer(visit, phone):
+    page = visit(phone=phone)
+    inspect(page)
+    for chosen in (False, True):
+        if chosen:
+            page.click(f"{SCORED} .token >> nth=0")
+        tops = page.evaluate("""() => ['.panes', '.legend', '.inspect-more'].map((part) => {
+          const box = document.querySelector(`#inspect-view ${part}`).getBoundingClientRect();
+          return [box.top, box.bottom];
+        })""")
+        assert all(a[1] <= b[0] for a, b in zip(tops, tops[1:], strict=False)), tops
+    assert "B" not in page.locator("[data-kind=documents] small").all_inner_texts()
+
+
 @pytest.mark.slow
 def test_gains_and_losses_jump_to_their_tokens(visit):
     page = visit()
@@ -81,6 +96,11 @@ def test_an_answer_of_compare_can_be_inspected(visit):
     page.wait_for_selector(SCORED)
     assert page.input_value("#inspect-text textarea").endswith("Answer: Odalys Wren")
     assert "Wren" in page.inner_text(f"{SCORED} .strip")
+    assert not page.is_checked("#inspect-special input")
+    tab(page, "Compare")
+    page.evaluate("MLPMEM.page.views[0].head.about.chat = true")
+    page.click("#pane-memory .pane-tool")
+    page.wait_for_selector("#inspect-special input:checked", state="attached")
 
 
 @pytest.mark.slow
@@ -388,11 +408,14 @@ def test_memory_and_decoder_are_shown_before_the_datastore_has_searched(visit):
     tab(page, "Inspect")
     page.fill("#inspect-text textarea", "late " * 40)
     page.click("#inspect-score")
-    page.wait_for_selector("#inspect-view .badge:has-text('the datastore searches')")
+    page.wait_for_selector(".inspect-search:has-text('the datastore searches')")
+    columns = "document.querySelector('#inspect-view .panes').getBoundingClientRect().top"
+    top = page.evaluate(columns)
     assert page.locator("#inspect-pane-memory .token").count() == 40
     assert page.locator(".nll-row:visible").count() == 3, "decoder, memory, mix"
     page.wait_for_selector(".inspect-head .group-button:has-text('datastore'):visible")
     assert page.locator(".nll-row:visible").count() == 4
+    assert page.evaluate(columns) == top, "the text stays where it is when the search ends"
 
 
 @pytest.mark.slow

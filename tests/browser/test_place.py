@@ -134,3 +134,67 @@ def test_a_longer_answer_scrolls_above_the_whole_circuit_and_a_long_one_does_not
     page.wait_for_selector(".panes:not([data-capped])")
     inner = "document.querySelector('#pane-knn .pane-body')"
     assert page.evaluate(f"{inner}.scrollHeight <= {inner}.clientHeight + 1"), "it is read whole"
+    page.evaluate(LONGER, 34)
+    page.click(".play")
+    page.wait_for_selector("#pane-knn .pane-body[data-follows]")
+    page.wait_for_function(f"{inner}.scrollTop > 0")
+    page.click(".play")
+    page.wait_for_selector("#pane-knn[data-state=done] .pane-body[data-more]")
+    assert page.evaluate(f"{inner}.scrollTop") == 0, "what was written is read from its beginning"
+
+
+VERDICTS = """(right) => {
+  for (const verdict of document.querySelectorAll('.verdict')) {
+    verdict.textContent = right ? '✓ right' : '✗ wrong';
+  }
+  return document.querySelector('.circuit').getBoundingClientRect().top;
+}"""
+
+
+@pytest.mark.parametrize("size", (*WIDE, NARROW[1]), ids=str)
+def test_a_verdict_stands_beside_its_columns_title_whatever_it_says(visit, size):
+    page = visit(phone=size[0] < 640)
+    page.set_viewport_size(dict(zip(("width", "height"), size, strict=True)))
+    generate(page, BOOK)
+    page.wait_for_timeout(300)
+    assert page.evaluate(VERDICTS, True) == page.evaluate(VERDICTS, False)
+    heights = page.eval_on_selector_all(".pane-title", "all => all.map((one) => one.offsetHeight)")
+    assert max(heights) < 30
+
+
+@pytest.mark.parametrize("height", [720, *(pytest.param(h, marks=SLOW) for h in (760, 800, 860))])
+def test_the_lambda_bar_cuts_no_line_below_the_circuit(visit, height):
+    page = visit()
+    page.set_viewport_size({"width": 1280, "height": height})
+    generate(page, BOOK)
+    page.wait_for_timeout(300)
+    line, dock = page.evaluate(BOXES, [".legend-item", ".dock"])
+    assert line["bottom"] <= dock["top"] or line["top"] >= dock["top"]
+
+
+WORDY = """(word) => {
+  const view = MLPMEM.page.views[0];
+  const traces = structuredClone(view.finished);
+  for (const { steps } of Object.values(traces)) {
+    steps[0].s = ` ${word}`;
+    for (const row of steps[0].cand) if (row[0] === steps[0].id) row[1] = steps[0].s;
+    steps[1].s = ' .';
+  }
+  view.receive({ kind: 'recorded', run: word, prompt: 'wordy', traces });
+  view.select('memory', 0, 'page');
+}"""
+CUT = """() => [...document.querySelectorAll('.circuit :is(.box-says, .box-says b, .lane-text)')]
+  .filter((node) => node.scrollWidth > node.clientWidth + 1).map((node) => node.textContent)"""
+
+
+@pytest.mark.parametrize("size", (*WIDE, NARROW[1]), ids=str)
+def test_a_long_word_is_neither_cut_nor_broken(visit, size):
+    page = visit(phone=size[0] < 640)
+    page.set_viewport_size(dict(zip(("width", "height"), size, strict=True)))
+    generate(page, BOOK)
+    page.evaluate(WORDY, "lanthanides")
+    page.wait_for_timeout(300)
+    assert page.evaluate(CUT) == []
+    assert page.locator(".circuit .out-word").bounding_box()["height"] < 32
+    rows = page.eval_on_selector_all(".candidate", "rows => rows.map((r) => r.offsetHeight)")
+    assert max(rows) == min(rows), "no row of the drawer has two lines"

@@ -64,6 +64,9 @@ def test_an_unticked_neighbour_changes_words_order_and_later_branches(visit):
     fused = [row[-1] for row in rows_of(page)]
     assert fused == sorted(fused, reverse=True), "the likeliest is first again"
     assert "datastore and mix are recomputed" in page.inner_text(".left-out")
+    knn, story = page.inner_text(".source[data-source=knn]"), page.inner_text("#drawer .story")
+    assert page.inner_text(".circuit .out-p").removeprefix("this token ") in story
+    assert page.locator(".circuit-card").count() <= 2, knn
     page.click("#pane-memory .token >> nth=1")
     assert page.locator(".neighbour-use:checked").count() == 8, "those of another position"
     page.click("#pane-knn .token >> nth=0")

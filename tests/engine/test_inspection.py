@@ -149,3 +149,11 @@ def test_the_corpus_is_searched_by_words_with_titles_first(tiny_model):
     for wrong in (lambda: corpus.search(" "), lambda: corpus.document(9)):
         with pytest.raises(MlpMemError):
             wrong()
+
+
+def test_control_tokens_are_parsed_only_if_asked(tiny_model):
+    end = min(tiny_model.decoder.special_ids)
+    text = f"the{tiny_model.decoder.pieces[end]} mayor"
+    for special in (False, True):
+        _, trace = inspected(tiny_model, text, special=special)
+        assert ([step.token_id for step in trace.steps].count(end) == 1) is special

@@ -2,7 +2,7 @@
 import assert from "node:assert/strict";
 import test from "node:test";
 import { isAway } from "../../mlpmem/ui/static/core/mix.js";
-import { chanceOf, chancesOf, highest, truthOf } from "../../mlpmem/ui/static/core/truth.js";
+import { chanceOf, chancesOf, highest, routedOf, truthOf } from "../../mlpmem/ui/static/core/truth.js";
 
 const step = (s, lm, memory, more = {}) => ({ s, p: { lm, memory, knn: 0.5 }, ...more });
 const trace = (system, steps, finish = "eos") => ({ system, steps, finish, lmbda: 0.5 });
@@ -36,10 +36,13 @@ test("an answer of several tokens is found, in a long text only at its beginning
   assert.equal(truthOf([late], ["Lima"], null), null);
 });
 
-test("auto takes each token's own lambda, and has no value where there is none", () => {
-  const routed = trace("memory", [step(" W", 0.2, 0.6, { lmbda: 1 })]);
-  assert.equal(chanceOf(truthOf([routed], ["W"], null).tokens, "memory", "auto"), 0.6);
-  assert.ok(Number.isNaN(chanceOf([{ p: { lm: 0.2, memory: 0.6 } }], "memory", "auto")));
+test("at auto each token has its own lambda along the text, and at most so much where that goes another way", () => {
+  const routed = trace("memory", [step(" W", 0.2, 0.6, { lmbda: 1 }), step("est", 0.5, 0.5, { lmbda: 0 })]);
+  assert.deepEqual(routedOf(truthOf([routed], ["West"], null).tokens, routed), { p: 0.3, bound: false });
+  const other = [step(" W", 0.2, 0.6), step("ild", 0.5, 1), step("e", 0.5, 1)];
+  assert.deepEqual(routedOf(other, routed), { p: 0.3, bound: true }, "its second lambda is known, the third is not");
+  const scored = [{ p: { lm: 0.2, memory: 0.6 } }, { p: { lm: 0.5, memory: 1 } }];
+  assert.deepEqual(routedOf(scored, routed), { p: 0.6, bound: true }, "only the first word is read by both");
 });
 
 test("a gate that was shut at every token found no passage near; one open token is enough", () => {

@@ -3,6 +3,7 @@
 import unicodedata
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import tiny
 
@@ -33,6 +34,16 @@ def index_of(text):
     """Return a corpus of one text."""
     decoder = tiny.decoder()
     return TextIndex(cut_text(decoder, [("t", text)], 96), decoder.decode)
+
+
+def test_a_document_without_passages_is_no_hit():
+    texts = ["Vellmar is a town."]
+    documents = SimpleNamespace(
+        titles=["Vellmar", "Poldwell"], groups=["B", "A2"], document_of=[0], passage=np.array
+    )
+    index = TextIndex(documents, lambda ids: texts[ids])
+    assert index.search("poldwell") == ([], 0)
+    assert index.search("vellmar")[1] == 1
 
 
 @pytest.mark.parametrize(("query", "word"), PAIRS)

@@ -26,8 +26,12 @@ def build(shared: Shared, tab: gr.Tab) -> None:
         )  # fmt: skip
         score = gr.Button("Inspect", variant="primary", elem_id="inspect-score", scale=0)
         stop = gr.Button("Stop", elem_id="inspect-stop", scale=0)
-    view = components.inspect_view(shared.recorded.text(), elem_id="inspect-view")
-    inputs_ = [text, shared.lambda_bar, shared.own, shared.choice, shared.taught]
+    special = gr.Checkbox(
+        False, label="Parse control tokens, such as </s>, in the text", elem_id="inspect-special"
+    )
+    example, chat = shared.recorded.text(), shared.recorded.chat_form
+    view = components.inspect_view(example, chat, elem_id="inspect-view")
+    inputs_ = [text, shared.lambda_bar, shared.own, shared.choice, shared.taught, special]
     run = score.click(_inspector(shared), inputs_, view, **STREAM)
     stop.click(None, cancels=[run])
 
@@ -41,7 +45,9 @@ def build_probe(shared: Shared) -> None:
 def _inspector(all_visitors: Shared):
     """Return the handler of Inspect; it yields values for the view."""
 
-    def run(text: Any, lmbda: Any, own: Any, choice: Any, taught: Any = "") -> Iterator[dict]:
+    def run(
+        text: Any, lmbda: Any, own: Any, choice: Any, taught: Any = "", special: Any = False
+    ) -> Iterator[dict]:
         shared = all_visitors.of(taught)
 
         def values(stop: threading.Event) -> Iterator[dict]:
@@ -53,7 +59,7 @@ def _inspector(all_visitors: Shared):
             sources = [s for s in ("memory", "knn") if s in model.systems or s == "knn" and store]
             lmbdas = {s: model.settings.of(s) if chosen is None else chosen for s in sources}
             first = sources[0] if sources else "lm"
-            call = {"lmbda": lmbdas.get(first, 0.0), "cancel": stop}
+            call = {"lmbda": lmbdas.get(first, 0.0), "cancel": stop, "special": special is True}
             events = model.inspect(checked, first, store=store, **call)  # it checks the text
             searched = shared.searched(own, store, sources)
             yield {"kind": "begin", "run": name, "traces": {}, "own": searched}

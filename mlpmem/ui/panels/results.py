@@ -44,6 +44,10 @@ HEADLINE = (
     "the y-axis accuracy on entities that only the decoder was trained on (A2). The upper right "
     "corner is best; fine-tuning the decoder on B trades one for the other.",
 )
+LETTERS = (
+    "B: facts that the decoder never saw. A2: facts that only the decoder was trained on. "
+    "A1: facts that the memory was trained on too."
+)
 ACCURACY = {"B_dev": "B", "A2_dev": "A2"}
 PERPLEXITY = {"ppl_B": "B", "ppl_A2": "A2", "ppl_text": "text"}
 TIME = (("decoder_ms", "lm", "decoder"), ("memory_ms", "memory", "memory"),
@@ -153,6 +157,8 @@ def _systems(results: dict) -> str:
             + [_number(row.get("train_seconds"), "{:,.0f} s")]
         )
     what = "Exact match in per cent, by the wordings of each column."
+    if any(key.startswith("B/") for key, _ in cells):
+        what = f"{what} {LETTERS}"
     return _table(head, rows, what if cells else "Perplexity of the test split.")
 
 

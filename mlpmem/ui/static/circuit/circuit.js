@@ -49,6 +49,13 @@ const around = (steps, index, end) => {
 /** A token as a word of its own. @type {(text: string) => string} */
 const word = (text) => glyph(text).trim() || glyph(text);
 
+/** Tells the style sheet how long a word is, and shows it whole on hover. @type {(node: HTMLElement) => HTMLElement} */
+const fit = (node) => {
+  node.title = node.textContent;
+  node.style.setProperty("--letters", String([...node.textContent].length));
+  return node;
+};
+
 /** The end of a text, with a mark where it was cut. @type {(text: string) => string} */
 const tail = (text) => {
   const letters = [...text];
@@ -163,9 +170,9 @@ class Circuit {
     if (!view || !now?.pane.trace) return;
     const { pane, index } = now;
     const trace = /** @type {Shown} */ (pane.trace);
-    const flow = flowOf(trace, index, lambdaOf(trace));
+    const flow = this.#flow(view, trace, index);
     if (!flow) return;
-    const key = [view.run, pane.system, index, trace.steps.map((one) => one.id)].join(" ");
+    const key = [view.run, pane.system, index, flow.left, trace.steps.map((one) => one.id)].join(" ");
     const fresh = key !== this.key;
     this.key = key;
     if (fresh) this.#write(view, pane, flow);
@@ -176,6 +183,11 @@ class Circuit {
       this.stage.pulse();
     } else if (this.stage.at.output) this.stage.paint(flow);
     this.flow = flow;
+  }
+
+  /** @param {TokenView} view @param {Shown} trace @param {number} index */
+  #flow(view, trace, index) {
+    return flowOf(trace, index, lambdaOf(trace), trace.steps[index] && view.stepOf(trace.steps[index]));
   }
 
   /** Writes what depends on the token only. @param {TokenView} view @param {Pane} pane @param {Flow} flow */
@@ -194,6 +206,7 @@ class Circuit {
       return [h("i", null, before.trimStart()), before ? glyph(text) : word(text), h("i", null, rest)];
     };
     this.word.replaceChildren(...spelt(steps[flow.index].id, flow.text));
+    fit(this.word);
     for (const { source, says } of flow.pipes) this.#say(this.sources[source], source, says, spelt);
     this.cards.parentElement?.toggleAttribute("data-bare", !flow.cards.length);
     this.cards.replaceChildren(...flow.cards.map((card, i) => h("li", { class: "circuit-card", style: { "--i": i },
@@ -209,7 +222,7 @@ class Circuit {
   /** @param {SourceBox} box @param {Source} source @param {Pipe["says"]} says
    * @param {(id: number, text: string, source: string) => (string | HTMLElement)[]} spelt */
   #say(box, source, says, spelt) {
-    box.says.replaceChildren(...(says ? [h("b", null, spelt(says.id, says.text, source)), ` ${percent(says.p)} %`]
+    box.says.replaceChildren(...(says ? [fit(h("b", null, spelt(says.id, says.text, source))), ` ${percent(says.p)} %`]
       : [source === "knn" && !page.status.settled ? "not ready" : "none here"]));
     box.root.disabled = !says;
   }
@@ -224,7 +237,7 @@ class Circuit {
       setText(this.sources[source].gate, p === null ? "" : `${percent(p)} %${weight ? ` × ${weight.toFixed(2)}` : ""}`);
     }
     const scrubbed = view.tree.current.get(pane.system)?.scrub;
-    const whole = scrubbed && scrubbed.kinds <= MOST && scrubbed.kinds > 1 &&
+    const whole = flow.left === null && scrubbed && scrubbed.kinds <= MOST && scrubbed.kinds > 1 &&
       scrubbed.texts.every((text) => text.steps.length <= SHORT);
     if (whole) {
       const lambda = lambdaOf(trace);
@@ -258,7 +271,7 @@ class Circuit {
     const { view } = this;
     const now = view && this.#now(view);
     const trace = now?.pane.trace;
-    const flow = trace && flowOf(trace, now.index, lambdaOf(trace));
+    const flow = view && trace && this.#flow(view, trace, now.index);
     if (flow) this.stage.paint(flow);
   }
 

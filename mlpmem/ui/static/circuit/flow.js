@@ -2,7 +2,8 @@
 /* What flows through the circuit at one token: pure functions on a trace's plain values, without DOM. */
 /** @import { Candidate, Lambda, Neighbour, Shown, Source, Step } from "../core/types.js" */
 import { percent, quote } from "../core/dom.js";
-import { SOURCES, candidateOf, firstDifference, lambdaAt, mix, neighbourOf, partsOf } from "../core/mix.js";
+import { SOURCES, candidateOf, lambdaAt, mix, neighbourOf, partsOf } from "../core/mix.js";
+import { chanceOf, routedOf } from "../core/truth.js";
 
 const CARDS = 2; // neighbours that fly in
 const RIVALS = 3; // candidates or answers whose bars race
@@ -14,7 +15,7 @@ const RIVALS = 3; // candidates or answers whose bars race
 /** A token or an answer that competes; `bound` tells that p is at most so much.
  * @typedef {{ text: string, p: number, written: boolean, bound?: boolean }} Rival */
 /** @typedef {{ text: string, before: string, index: number, count: number, lambda: number, system: string,
- *   pipes: Pipe[], fused: number, cards: Neighbour[], rivals: Rival[] }} Flow */
+ *   pipes: Pipe[], fused: number, cards: Neighbour[], rivals: Rival[], left: number | null }} Flow */
 
 /** A source's likeliest candidate at a step, null if it has no answer.
  * @type {(step: Step, source: Source) => Saying | null} */
@@ -66,10 +67,10 @@ const tokensOf = (step, system, lambda) => {
     .map((row) => ({ text: row.text, p: row.fused, written: row.id === step.id }));
 };
 
-/** What flows at token `index` of a trace, mixed at the page's lambda.
- * @type {(trace: Shown, index: number, lambda: Lambda) => Flow | null} */
-export const flowOf = (trace, index, lambda) => {
-  const step = trace.steps[index];
+/** What flows at token `index` of a trace, mixed at the page's lambda; `step` may be without some neighbours, whose
+ * weight `left` does not have.
+ * @type {(trace: Shown, index: number, lambda: Lambda, step?: Step & { left?: number }) => Flow | null} */
+export const flowOf = (trace, index, lambda, step = trace.steps[index]) => {
   if (!step) return null;
   const own = lambdaAt(step, lambda);
   const weights = weightsOf(trace.system, own);
@@ -82,7 +83,7 @@ export const flowOf = (trace, index, lambda) => {
     text: step.s, before: trace.steps.slice(0, index).map((one) => one.s).join(""),
     index, count: trace.steps.length, lambda: own, system: trace.system, pipes,
     fused: mix(step.p, trace.system, own), cards: cardsOf(step),
-    rivals: tokensOf(step, trace.system, own),
+    rivals: tokensOf(step, trace.system, own), left: step.left ?? null,
   };
 };
 
@@ -94,24 +95,14 @@ const wordsOf = ({ steps, finish, text = "" }, texts) => {
   return finish === "eos" && !begins ? steps.slice(0, -1) : steps;
 };
 
-/** The number of first tokens whose lambda the text on screen has too: a router's depends on the words before a token.
- * @type {(steps: Step[], shown: Step[]) => number} */
-const sharedOf = (steps, shown) => {
-  const at = firstDifference(steps, shown);
-  return at < 0 ? Math.min(steps.length, shown.length) : at + 1;
-};
-
-/** The answers of a scrubbed column as the race's bars: the ones that it writes at some lambda. A router's lambdas are
- * known along the text on screen only, so that the tokens before another answer's parting bound it.
+/** The answers of a scrubbed column as the race's bars: the ones that it writes at some lambda.
  * @type {(texts: Shown[], shown: Shown, lambda: Lambda) => Rival[]} */
 export const answersOf = (texts, shown, lambda) => {
   const different = new Map(texts.map((text) => [(text.text ?? "").trim(), text]));
   return [...different].map(([text, trace]) => {
     const steps = wordsOf(trace, [...different.keys()]);
-    const known = lambda === "auto" ? Math.min(steps.length, sharedOf(steps, shown.steps)) : steps.length;
-    const p = steps.slice(0, known).reduce((product, step, i) =>
-      product * mix(step.p, shown.system, lambdaAt(shown.steps[i] ?? step, lambda)), 1);
-    return { text, p, written: text === (shown.text ?? "").trim(), bound: known < steps.length };
+    const chance = lambda === "auto" ? routedOf(steps, shown) : { p: chanceOf(steps, shown.system, lambda), bound: false };
+    return { text, written: text === (shown.text ?? "").trim(), ...chance };
   });
 };
 

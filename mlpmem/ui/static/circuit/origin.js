@@ -77,7 +77,13 @@ export class Origin {
     this.button.setAttribute("aria-expanded", "true");
     setText(this.line, "Searching the corpus …");
     this.list.replaceChildren();
+    this.#reveal();
     this.find({ question, answer });
+  }
+
+  /** Scrolls what was found above the lambda bar. */
+  #reveal() {
+    this.root.scrollIntoView({ block: "nearest", behavior: isCalm() ? "auto" : "smooth" });
   }
 
   close() {
@@ -94,6 +100,6 @@ export class Origin {
     this.list.replaceChildren(...value.origins.map(({ title, group, parts }, i) => h("li", { class: "origin-card", style: { "--i": i } },
       h("div", { class: "origin-head" }, h("b", { dir: "auto" }, title), groupTag(group), h("span", { class: "origin-tag" }, "found later, not used")),
       h("p", { dir: "auto" }, parts.map((part, at) => (at % 2 ? h("mark", null, part) : part))))));
-    this.root.scrollIntoView({ block: "nearest", behavior: isCalm() ? "auto" : "smooth" }); // it may open below the fold
+    this.#reveal();
   }
 }

@@ -3,10 +3,9 @@
 /** @import { Rival } from "./flow.js" */
 import { glyph, h, percent, setText } from "../core/dom.js";
 import { isRight } from "../core/mix.js";
+import { BOUND } from "../core/truth.js";
 
 /** @typedef {{ root: HTMLElement, fill: HTMLElement, p: HTMLElement }} Lane */
-
-const BOUND = "≤: at most. The router's λ is known along the answer that was written only.";
 
 export class Race {
   constructor() {
@@ -44,7 +43,7 @@ export class Race {
       const fill = h("i", { "aria-hidden": "true" });
       const p = h("span", { class: "lane-p" });
       const mark = answers.length ? h("span", { class: "lane-mark", "data-right": String(right) }, right ? "✓" : "✗") : "";
-      const root = h("li", { class: "lane" }, h("span", { class: "lane-text", dir: "auto" }, glyph(text).trim() || glyph(text)),
+      const root = h("li", { class: "lane" }, h("span", { class: "lane-text", dir: "auto", title: text.trim() }, glyph(text).trim() || glyph(text)),
         mark, h("span", { class: "lane-bar" }, fill), p);
       return { root, fill, p };
     });

@@ -48,7 +48,7 @@ function place(node, card) {
 /** @param {HTMLElement} node @param {string} text */
 function show(node, text) {
   note ||= h("p", { class: "glossary", role: "tooltip", id: "glossary" });
-  if (!note.isConnected) inside(document.body, ".gradio-container").append(note);
+  if (!note.isConnected) inside(document.body, "main").append(note);
   setText(note, text);
   note.hidden = false;
   node.setAttribute("aria-describedby", "glossary");

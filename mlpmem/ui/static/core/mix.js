@@ -187,6 +187,9 @@ const OTHER = -1;
 /** @type {(sums: Map<number, number>, key: number, mass: number) => void} */
 const add = (sums, key, mass) => { sums.set(key, (sums.get(key) || 0) + mass); };
 
+/** What tells a step's list of neighbours from others. @type {(step: Step) => string} */
+export const entriesOf = (step) => (step.nn || []).map((row) => row[0]).join();
+
 /** The step without the neighbours at the positions `left` of its list: p, cand and rest are
  * recomputed. Without any mass, the datastore's distribution is the decoder's.
  * @type {(step: Step, left: Set<number>) => Step & { left: number }} */
@@ -204,6 +207,7 @@ export const without = (step, left) => {
     p: { ...step.p, knn: knn(step.id, step.p.lm) },
     cand: step.cand.map(([id, text, lm, memory]) => [id, text, lm, memory, knn(id, lm)]),
     rest: { ...step.rest, knn: knn(OTHER, step.rest.lm) },
+    nn: step.nn.filter((_, i) => !left.has(i)),
     left: total,
   };
 };

@@ -22,7 +22,8 @@ export const page = {
   /** @type {LambdaBar | null} */
   bar: null,
   local: false, // answers come from this browser, so a silent run is a sleeping tab and no lost connection
-  /** Scores a text on the Inspect tab, if there is one. @type {((text: string) => void) | null} */
+  /** Scores a text on the Inspect tab, if there is one; `special` tells that it has control tokens.
+   * @type {((text: string, special: boolean) => void) | null} */
   inspect: null,
   /** Opens a neighbour's document on the Corpus tab, if there is one. @type {Reader | null} */
   read: null,
@@ -98,8 +99,6 @@ export const GROUPS = {
   text: "running text",
   stranger: "one-off invented names",
 };
-/** Whether a group's name is shown. @type {(group: string) => boolean} */
-export const isLettered = (group) => !["text", "stranger"].includes(group);
 
 /** @type {{ [group: string]: string }} */
 const TERMS = { A1: "known", A2: "known", B: "fresh" };

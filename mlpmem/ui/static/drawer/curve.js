@@ -1,10 +1,10 @@
 // @ts-check
 /* A small plot against lambda, for memory and datastore: the right answer's probability, or a text's perplexity. */
-/** @import { Lambda, Step } from "../core/types.js" */
+/** @import { Lambda, Shown, Step } from "../core/types.js" */
 /** @import { Truth } from "../core/truth.js" */
 import { h, percent, quote, setText, short, svg } from "../core/dom.js";
 import { curveOf, perplexity } from "../core/mix.js";
-import { chanceOf, chancesOf, highest } from "../core/truth.js";
+import { BOUND, chanceOf, chancesOf, highest, routedOf } from "../core/truth.js";
 import { nameOf } from "../core/state.js";
 
 const W = 240;
@@ -84,28 +84,29 @@ export class Curve {
     setText(this.best, truth ? best.join("\n") : this.whose);
   }
 
-  /** Moves the marker to lambda and shows the value there. @param {Lambda} lambda @param {string} [system] */
-  mark(lambda, system = "") {
+  /** Moves the marker to lambda and shows the value there, mixed as the text `along`.
+   * @param {Lambda} lambda @param {Shown | null} along */
+  mark(lambda, along) {
     this.marker.style.display = lambda === "auto" ? "none" : "";
     if (lambda !== "auto") {
       for (const end of ["x1", "x2"]) this.marker.setAttribute(end, (lambda * W).toFixed(1));
     }
-    setText(this.value, this.truth ? this.#chance(this.truth, lambda, system) : this.#perplexity(lambda, system));
-    this.root.title = this.truth ? `Probability of the right answer, ${quote(this.truth.answer)}, at each λ` : "";
+    setText(this.value, this.truth ? this.#chance(this.truth, lambda, along) : this.#perplexity(lambda, along?.system));
+    this.root.title = this.truth ? `Probability of the right answer, ${quote(this.truth.answer)}, at each λ. ${BOUND}` : "";
     this.svg.setAttribute("aria-label", (this.truth ? `Probability of the right answer, ${quote(this.truth.answer)}`
       : `Perplexity of the text on screen, ${this.whose},`) +
       ` against lambda. ${this.value.textContent}. ${this.truth ? this.best.textContent : ""}`);
   }
 
-  /** @param {Truth} truth @param {Lambda} lambda @param {string} system */
-  #chance(truth, lambda, system) {
-    const mixed = system !== "lm" && system ? system : lambda === "auto" ? truth.system : "memory";
-    const own = lambda !== "auto" || truth.system === mixed; // a router's lambdas are of one column
-    const p = own ? chanceOf(truth.tokens, mixed, lambda) : NaN;
-    return Number.isFinite(p) ? `right answer ${percent(p)} %` : "right answer";
+  /** @param {Truth} truth @param {Lambda} lambda @param {Shown | null} along */
+  #chance({ tokens }, lambda, along) {
+    if (lambda !== "auto") return `right answer ${percent(chanceOf(tokens, along?.system ?? "memory", lambda))} %`;
+    if (!along) return "right answer";
+    const { p, bound } = routedOf(tokens, along);
+    return `right answer ${bound ? "≤ " : ""}${percent(p)} %`;
   }
 
-  /** @param {Lambda} lambda @param {string} system */
+  /** @param {Lambda} lambda @param {string} [system] */
   #perplexity(lambda, system) {
     const source = system === "knn" || system === "mixed" ? system : "memory";
     const value = this.steps ? perplexity(this.steps, source, lambda) : NaN;

@@ -2,7 +2,7 @@
 /* The datastore's neighbours for one token: title, context, distance, weight. */
 /** @import { Columns, NeighbourRow, Reader, Step } from "../core/types.js" */
 import { glyph, h, percent, quote, setText, short } from "../core/dom.js";
-import { agreement, divergence, hasSource, neighbourOf, partsOf, without } from "../core/mix.js";
+import { agreement, divergence, entriesOf, hasSource, neighbourOf, partsOf, without } from "../core/mix.js";
 import { groupTag, page } from "../core/state.js";
 
 const LN2 = Math.log(2);
@@ -69,6 +69,8 @@ export class Evidence {
     this.on = on;
     /** @type {Step | null} */
     this.step = null;
+    /** @type {Columns | null} */
+    this.view = null;
     /** @type {Set<number>} */
     this.left = new Set(); // unticked positions in the step's list; the view keeps it
     this.system = ""; // the column's
@@ -85,7 +87,8 @@ export class Evidence {
   render(step, view, system) {
     this.step = step;
     this.system = system;
-    const key = (step.nn || []).map((row) => row[0]).join();
+    const key = entriesOf(step);
+    this.view = view;
     this.left = view.unticked.get(key) ?? new Set();
     if (key) view.unticked.set(key, this.left);
     this.list.replaceChildren(...(step.nn || []).map((n, i) => item(n, step.id, {
@@ -105,6 +108,7 @@ export class Evidence {
     this.list.children[i].toggleAttribute("data-left", !ticked);
     this.#tell();
     this.on.leave(this.left.size ? without(this.step, this.left) : this.step);
+    if (this.view) page.emit("view", this.view);
   }
 
   #tell() {

@@ -10,13 +10,14 @@ import { Slot, packed } from "./slot.js";
 
 /** @param {Desk} desk */
 export const mountInspectTab = (desk) => {
-  const slot = new Slot(packed(null), { example: desk.values.text });
+  const slot = new Slot(packed(null), { example: desk.values.text, chat: Boolean(desk.values.live?.chats) });
   mountInspect(at("inspect-view"), slot.props, slot.watch);
   const box = /** @type {HTMLTextAreaElement} */ (inside(at("inspect-text"), "textarea"));
+  const special = /** @type {HTMLInputElement} */ (inside(at("inspect-special"), "input"));
   /** @type {number | null} */
   let job = null;
   at("inspect-score").addEventListener("click", () => {
-    job = desk.ask({ kind: "inspect", text: box.value, lmbda: page.lambda, own: Boolean(desk.own) }, (value) =>
+    job = desk.ask({ kind: "inspect", text: box.value, lmbda: page.lambda, own: Boolean(desk.own), special: special.checked }, (value) =>
       slot.set(packed(value.kind === "begin" ? { ...value, own: desk.own } : value)));
   });
   at("inspect-stop").addEventListener("click", () => desk.door?.stop(job));

@@ -3,7 +3,7 @@
 /** @import { How, Inspected, Lambda, Packed, Props, Step, Trace, Watch } from "../core/types.js" */
 import { glyph, h, inside, lambdaText, percent, setText, short, svg, tabNamed, write } from "../core/dom.js";
 import { creditOf, curveOf, documentsOf, flipsOf, hasSource, lambdaAt, mix, optimum, perplexity } from "../core/mix.js";
-import { isLettered, lambdaOf, nameOf, page, unpack } from "../core/state.js";
+import { GROUPS, lambdaOf, nameOf, page, unpack } from "../core/state.js";
 import { TokenView } from "../view/view.js";
 
 const SHOWN = 6; // rows of a list
@@ -100,9 +100,9 @@ const KINDS = ["gains", "losses", "documents"];
 const TITLES = { gains: "Biggest gains", losses: "Biggest losses", documents: "Documents by weight" };
 
 class Inspect {
-  /** example is a text that is offered while the view is empty, "" for none.
-   * @param {HTMLElement} host @param {string} example */
-  constructor(host, example) {
+  /** example is a text that is offered while the view is empty, "" for none; chat tells that it has control tokens.
+   * @param {HTMLElement} host @param {string} example @param {boolean} chat */
+  constructor(host, example, chat) {
     /** @type {Trace | null} */
     this.trace = null;
     /** Each source's own lambda. @type {{ [source: string]: number }} */
@@ -113,11 +113,12 @@ class Inspect {
       class: "group-button", "data-source": source, "aria-pressed": "false",
       on: { click: () => this.mixWith(source) } }, `mix with ${nameOf(source).source}`));
     this.sentence = h("p", { class: "inspect-sentence" });
+    this.search = h("p", { class: "inspect-search", role: "status" });
     this.best = h("button", { type: "button", class: "pane-tool", on: { click: () => this.#go() } });
     const inner = h("div", { class: "view-host" });
     this.head = h("div", { class: "inspect-head", hidden: true },
       h("div", { class: "groups", role: "group", "aria-label": "Source mixed with the decoder" }, this.sources),
-      this.sentence, this.best);
+      this.sentence, this.search, this.best);
     this.lines = new Lines((i) => this.#pick(i));
     this.lists = KINDS.map((kind) => this.#list(kind));
     /** The key of each list's content. @type {Map<Kind, string>} */
@@ -128,7 +129,7 @@ class Inspect {
     this.bar = h("i");
     this.progress = h("div", { class: "own-bar", hidden: true }, this.bar);
     this.empty = h("div", { class: "inspect-empty" }, h("p", null, about()), example
-      ? h("button", { type: "button", class: "pane-tool", on: { click: () => inspectText(example) } },
+      ? h("button", { type: "button", class: "pane-tool", on: { click: () => inspectText(example, chat) } },
         "Inspect an example") : null);
     host.replaceChildren(this.progress, this.head, this.empty, inner);
     this.view = new TokenView(inner, { prefix: "inspect-pane-", systems: [], follows: true });
@@ -154,7 +155,7 @@ class Inspect {
       if (value.run !== this.view.run) return;
       this.progress.hidden = false;
       this.bar.style.width = `${(100 * value.done) / value.total}%`;
-      this.view.head.mark(`${value.done} of ${value.total} tokens`, "progress");
+      this.#tell(`${value.done} of ${value.total} tokens`);
       return;
     }
     this.progress.hidden = value.kind !== "begin" && value.kind !== "early";
@@ -164,16 +165,23 @@ class Inspect {
       [this.trace] = Object.values(value.traces);
       if (value.kind === "done") this.view.setRunning(false);
       this.mixWith(this.trace.system);
-      if (value.kind === "early") this.view.head.mark("the datastore searches", "progress");
+      this.#tell(value.kind === "early" ? "the datastore searches" : "");
     } else if (value.kind !== "early") {
       this.view.receive(value);
       if (value.kind === "message") this.#reset();
     }
   }
 
+  /** Tells how far a run is: in the sentence's row where there is one, so that nothing moves. @param {string} text */
+  #tell(text) {
+    if (this.head.hidden) this.view.head.mark(text, "progress");
+    else setText(this.search, text);
+  }
+
   /** Resets the view after a run without a result. */
   #reset() {
     this.progress.hidden = true;
+    setText(this.search, "");
     this.empty.hidden = this.trace !== null;
   }
 
@@ -278,8 +286,8 @@ class Inspect {
     body.replaceChildren(...found.slice(0, SHOWN).map((one) => h("li", null,
       h("button", { type: "button", class: "jump", "aria-pressed": "false", "data-title": one.title,
         on: { click: () => this.view.cite(one.title) } },
-      h("span", { class: "jump-word", dir: "auto" }, one.title),
-      h("span", null, isLettered(one.group) ? one.group : ""),
+      h("span", { class: "jump-word", dir: "auto" }, one.title, GROUPS[one.group] ? h("small", null, GROUPS[one.group]) : null),
+      h("span"),
       h("b", null, `${one.count} ${one.count === 1 ? "token" : "tokens"}`)))));
     if (!found.length) body.append(h("li", { class: "none" }, "no datastore"));
   }
@@ -315,14 +323,15 @@ const inspectLegend = () => h("div", { class: "legend", role: "note", "aria-labe
   sample("same", "0.9", "tint: the source's share of the probability"),
   sample("up", "0", "it helps"), sample("down", "0", "it hurts"));
 
-/** @type {(element: Element, props: Props<Packed, { example: string }>, watch: Watch) => void} */
+/** @type {(element: Element, props: Props<Packed, { example: string, chat?: boolean }>, watch: Watch) => void} */
 export const mountInspect = (element, props, watch) => {
-  const inspect = new Inspect(inside(element, ".inspect-host"), props.example);
+  const inspect = new Inspect(inside(element, ".inspect-host"), props.example, Boolean(props.chat));
   watch("value", () => inspect.receive(unpack(props.value)));
 };
 
-/** Opens a text on the Inspect tab and scores it. @type {(original: string) => void} */
-export const inspectText = (original) => {
+/** Opens a text on the Inspect tab and scores it, with its control tokens parsed if it is `special`.
+ * @type {(original: string, special: boolean) => void} */
+export const inspectText = (original, special) => {
   const text = original.replace(/\r\n?/g, "\n"); // as a text box normalizes it
   tabNamed("Inspect")?.click();
   /** Retries until the tab's box exists, which Gradio creates when it is opened. @param {number} tries */
@@ -330,6 +339,8 @@ export const inspectText = (original) => {
     const area = document.querySelector("#inspect-text textarea");
     const taken = area instanceof HTMLTextAreaElement && area.value === text;
     if (area instanceof HTMLTextAreaElement) write(area, text);
+    const parses = document.querySelector("#inspect-special input");
+    if (parses instanceof HTMLInputElement && parses.checked !== special) parses.click();
     if (taken) window.setTimeout(() => document.getElementById("inspect-score")?.click(), 80);
     else if (tries) window.setTimeout(() => fill(tries - 1), 50);
   };

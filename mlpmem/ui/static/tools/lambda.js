@@ -57,8 +57,7 @@ export class LambdaBar {
 
   #defaults() {
     const { defaults, status } = page;
-    this.auto.hidden = !status.auto?.length;
-    if (status.ready && this.auto.hidden && page.auto) this.set(null);
+    if (status.ready && !status.auto?.length && page.auto) this.set(null);
     if (page.lambda === null) this.input.value = String(defaults.memory);
     this.ticks.replaceChildren(...["memory", "knn"]
       .filter((source) => Number.isFinite(defaults[source]))
@@ -119,10 +118,13 @@ export class LambdaBar {
     const { status } = page;
     const routable = mixed !== null && canRoute(pane?.system ?? "", view?.own);
     const other = routable && mixed.lmbda !== "auto";
-    const routed = Boolean(status.routed) && page.lambda === null && !other;
+    const early = !status.ready && trace?.lmbda === "auto"; // a recording tells of a router before the server does
+    const routed = (Boolean(status.routed) || early) && page.lambda === null && !other;
     const auto = (page.auto || routed) && !scored;
     const wanted = auto ? "auto" : page.lambda;
-    this.auto.disabled = scored;
+    const routers = Boolean(status.auto?.length);
+    this.auto.hidden = !routers && !early;
+    this.auto.disabled = scored || !routers;
     const stays = mixed !== null && mixed.lmbda !== "auto" && !routable;
     const shown = (stays ? page.lambda : wanted) ?? mixed?.lmbda ?? page.defaults.memory;
     const touched = page.lambda !== null || (page.auto && !status.routed);
@@ -138,7 +140,8 @@ export class LambdaBar {
     this.input.style.setProperty("--at", String(page.lambda ?? Number(this.input.value)));
     this.curve.draw(trace?.steps ?? NONE, view?.truth() ?? null, whoseText(pane));
     this.curve.root.toggleAttribute("data-earlier", view?.running === true && view.head.kind === "waiting");
-    this.curve.mark(shown === "auto" && mixed ? mixed.lmbda : shown, trace?.system);
+    const along = mixed ?? view?.allPanes().find((one) => one.trace && one.trace.system !== "lm")?.trace ?? null;
+    this.curve.mark(shown === "auto" && along ? along.lmbda : shown, along);
     setText(this.again, `Generate again at λ ${lambdaText(next ?? shown)}`);
     const moved = Boolean(next !== null && !scored && status.ready && view?.shown && view.isOff(next));
     this.again.toggleAttribute("data-offered", moved);

@@ -1,9 +1,9 @@
 // @ts-check
 /* A view's content: panes side by side, the drawer below, and the selected token. */
-/** @import { How, Lambda, Own, Probs, ValueOf } from "../core/types.js" */
+/** @import { How, Lambda, Own, Probs, Shown, Step, ValueOf } from "../core/types.js" */
 import { h, hasSheet } from "../core/dom.js";
-import { firstDifference, tokensOf } from "../core/mix.js";
-import { canRoute, kindOf, nameOf, page } from "../core/state.js";
+import { entriesOf, firstDifference, isAway, tokensOf, without } from "../core/mix.js";
+import { AWAY, OWN_CAPTIONS, canRoute, kindOf, nameOf, page } from "../core/state.js";
 import { truthOf } from "../core/truth.js";
 import { drawer } from "../drawer/drawer.js";
 import { Pane, legend } from "./panes.js";
@@ -64,7 +64,7 @@ export class Columns {
     "Tools, times and sizes");
     host.replaceChildren(this.alert, this.head.root, this.columns, details, key, this.tree.root,
       this.slot, this.home, this.live);
-    if (this.prefix === "pane-") new Room(this.columns, this.home);
+    this.room = this.prefix === "pane-" ? new Room(this.columns, this.home) : null;
     host.closest(".block")?.classList.add("holds-view");
     this.usual = options.systems;
     this.setSystems(options.systems);
@@ -98,8 +98,8 @@ export class Columns {
   /** @param {string[]} systems */
   setSystems(systems) {
     this.scrub.rows.clear();
-    this.panes = new Map(systems.map((system) => [system, new Pane(system,
-      `${this.prefix}${system}`, (s, i, how) => this.select(s, i, how))]));
+    this.panes = new Map(systems.map((system) => [system, new Pane(system, `${this.prefix}${system}`,
+      (s, i, how) => this.select(s, i, how), (trace) => this.#inspect(trace))]));
     for (const pane of this.panes.values()) {
       pane.reset(null);
       const scrubs = pane.system !== "lm" && ["", "mixed"].includes(kindOf(pane.system));
@@ -107,6 +107,26 @@ export class Columns {
     }
     this.columns.replaceChildren(...[...this.panes.values()].map((pane) => pane.root));
     this.columns.dataset.count = String(systems.length);
+    this.room?.watch();
+  }
+
+  /** Sets the captions for the searched text; a run may bring others.
+   * @param {Own} own @param {{ [system: string]: string }} [captions] */
+  from(own, captions = {}) {
+    this.own = own;
+    for (const name of ["memory", ...Object.keys(OWN_CAPTIONS)]) {
+      this.panes.get(name)?.describe(captions[name] ?? (own ? OWN_CAPTIONS[name] ?? "" : ""));
+    }
+  }
+
+  /** Tells where a gate let the datastore of the visitor's own text nowhere in. @param {Shown} [trace] */
+  tellAway(trace) {
+    if (this.own && trace && isAway(trace)) this.panes.get("knn")?.describe(AWAY, true);
+  }
+
+  /** Scores an answer with its prompt, read as the run read it. @param {Shown} trace */
+  #inspect({ prompt, text, settings }) {
+    page.inspect?.(`${prompt}${text}`, Boolean(settings.special || this.head.about.chat));
   }
 
   /** Shows in every empty column why it is empty. */
@@ -159,6 +179,12 @@ export class Columns {
       pane.strip.cite(this.cited === null ? null : tokensOf(pane.trace?.steps || [], this.cited));
     }
     page.emit("cite", this);
+  }
+
+  /** A step without the neighbours that are unticked at it. @param {Step} step */
+  stepOf(step) {
+    const left = this.unticked.get(entriesOf(step));
+    return left?.size ? without(step, left) : step;
   }
 
   deselect() {

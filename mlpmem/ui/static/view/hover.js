@@ -24,7 +24,7 @@ let timer = 0;
 function lay() {
   const parts = { head: h("p", { class: "hover-head" }), facts: h("p", { class: "hover-facts" }), list: h("ol", { class: "hover-list" }) };
   const root = h("div", { class: "hover-card", id: ID, role: "tooltip", hidden: true }, parts.head, parts.list, parts.facts);
-  inside(document.body, ".gradio-container").append(root);
+  inside(document.body, "main").append(root);
   return { root, ...parts };
 }
 

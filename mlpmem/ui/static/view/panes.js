@@ -71,9 +71,10 @@ const measured = (shares) => {
 };
 
 export class Pane {
-  /** id is the element's id; pick(system, index, how) is called for a selected token.
-   * @param {string} system @param {string} id @param {(system: string, index: number, how: How) => void} pick */
-  constructor(system, id, pick) {
+  /** id is the element's id; pick(system, index, how) is called for a selected token, inspect(trace) by the button.
+   * @param {string} system @param {string} id @param {(system: string, index: number, how: How) => void} pick
+   * @param {(trace: Shown) => void} inspect */
+  constructor(system, id, pick, inspect) {
     this.system = system;
     /** @type {Shown | null} */
     this.trace = null;
@@ -92,7 +93,7 @@ export class Pane {
     this.cost = new CostRow();
     this.inspect = h("button", { type: "button", class: "pane-tool", hidden: true,
       "aria-label": `Inspect, ${nameOf(system).title}`,
-      on: { click: () => page.inspect?.(`${this.trace?.prompt}${this.trace?.text}`) } }, "Inspect");
+      on: { click: () => { if (this.trace) inspect(this.trace); } } }, "Inspect");
     this.tools = h("div", { class: "pane-tools" }, this.inspect);
     const title = h("h2", { class: "pane-title" },
       h("span", { class: "swatch", "data-source": system, "aria-hidden": "true" }),

@@ -38,7 +38,8 @@ export class Replay {
   /** Updates the button, which is hidden without a finished run. */
   offer() {
     this.button.style.visibility = this.view.finished && !this.view.running ? "" : "hidden";
-    setText(this.button, this.playing ? "❚❚ Skip to the end" : "▶ Play");
+    setText(this.button, this.playing ? "❚❚ Skip" : "▶ Play"); // as long, so that nothing beside it moves
+    this.button.title = this.playing ? "Skip to the end" : "";
   }
 
   toggle() {

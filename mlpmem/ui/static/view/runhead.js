@@ -60,7 +60,6 @@ export class RunHead {
     this.form.hidden = !this.typed;
     setText(this.form, chat ? "asked as a chat ×" : "asked in the trained form ×");
     this.form.title = `You typed: ${this.typed}. Click to ask it as typed.`;
-    this.form.setAttribute("aria-label", this.form.title);
     this.reveal(false);
     const held = ["test", "unseen"].includes(wording);
     this.part.replaceChildren(...(GROUPS[part] ? [groupTag(part),

@@ -7,10 +7,10 @@
  * weights run after the others: "wait" is a column's loading message, "column" opens it, "part" has whole traces of
  * finished columns, "failed" is a column's error.
  */
-/** @import { Opening, Own, Pane, Request, Settings, Shown, Step, Traces, Value, ValueOf } from "../core/types.js" */
+/** @import { Opening, Pane, Request, Settings, Shown, Step, Traces, Value, ValueOf } from "../core/types.js" */
 import { hasSheet, setText } from "../core/dom.js";
-import { isAway, isScored } from "../core/mix.js";
-import { AWAY, OWN_CAPTIONS, introduceTraces, kindOf, nameOf, page } from "../core/state.js";
+import { isScored } from "../core/mix.js";
+import { introduceTraces, kindOf, nameOf, page } from "../core/state.js";
 import { Columns } from "./columns.js";
 import { costScale } from "./cost.js";
 import { tally } from "./tally.js";
@@ -121,15 +121,6 @@ export class TokenView extends Columns {
     const waits = () => this.head.kind === "linked";
     if (value.ready) this.invite();
     else page.on("status", (status) => { if (status.ready && waits()) this.invite(); });
-  }
-
-  /** Sets the captions for the searched text; a run may bring others.
-   * @param {Own} own @param {{ [system: string]: string }} [captions] */
-  from(own, captions = {}) {
-    this.own = own;
-    for (const name of ["memory", ...Object.keys(OWN_CAPTIONS)]) {
-      this.panes.get(name)?.describe(captions[name] ?? (own ? OWN_CAPTIONS[name] ?? "" : ""));
-    }
   }
 
   /** @param {ValueOf<"begin">} value */
@@ -283,7 +274,7 @@ export class TokenView extends Columns {
     const scale = costScale(this.finished);
     for (const [system, trace] of Object.entries(traces)) this.panes.get(system)?.finish(trace, scale);
     for (const pane of this.panes.values()) pane.price(scale);
-    if (this.own && traces.knn && isAway(traces.knn)) this.panes.get("knn")?.describe(AWAY, true);
+    this.tellAway(traces.knn);
     const text = grown && this.panes.get(grown.system)?.trace;
     if (grown && text) this.tree.fill(grown.system, text);
     this.repaint();
