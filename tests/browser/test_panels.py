@@ -177,4 +177,4 @@ def test_every_option_is_read_whole(visit, phone):
         ".options-row .block",
         "blocks => blocks.filter((b) => b.scrollWidth > b.clientWidth).map((b) => b.textContent)",
     )
-    assert cut == [] and page.locator("#special").bounding_box()["width"] > 250
+    assert cut == [] and page.locator("#special").bounding_box()["width"] > 200

@@ -90,11 +90,11 @@ def test_gathered_findings_change_nothing_else_in_a_bundle(tmp_path, capsys):
 def test_the_table_of_findings_has_one_column_per_measured_system():
     rows = [finding("lm", 0.25), finding("rag", 0.5, low=None, high=None)]
     head, lines = charts.table({"findings": [dataclasses.asdict(row) for row in rows]})
-    assert head == ["", "lm", "rag"]
+    assert head == ["task", "lm", "rag"]
     assert lines == [["exact match, B new, %", "25 (15 to 35)", "50"]]
-    assert charts.table({}) == ([""], [])
+    assert charts.table({}) == (["task"], [])
 
 
 @pytest.mark.parametrize("value", [5, [3], [{"study": "questions"}], [{"value": "<b>"}], None])
 def test_invalid_findings_are_left_out(value):
-    assert charts.table({"findings": value}) == ([""], [])
+    assert charts.table({"findings": value}) == (["task"], [])

@@ -5,7 +5,16 @@ import math
 import numpy as np
 import pytest
 
-from mlpmem.retrieval.own.words import HALF_LIFE, INHERITED, REACH, Vocabulary, Words, prefixes
+from mlpmem.retrieval.own.words import (
+    CONTROL,
+    EARLIER,
+    HALF_LIFE,
+    INHERITED,
+    REACH,
+    Vocabulary,
+    Words,
+    prefixes,
+)
 
 PIECES = ["<s>", " the", ".", " mayor", "Mayor", " town", " river", " Kess", " Orla", "\u00ad"]
 
@@ -18,7 +27,7 @@ def vocabulary():
 def test_a_word_is_a_token_without_case_and_space_and_a_rarer_one_weighs_more(vocabulary):
     words = vocabulary.word_of
     assert words[3] == words[4] >= 0, "mayor in two forms is one word"
-    assert words[0] == words[2] == words[9] == -1, "control tokens and signs are none"
+    assert words[2] == words[9] == -1 and words[0] == CONTROL, "signs and control tokens are none"
     weights = [vocabulary.weights[words[i]] for i in (1, 3, 5, 7, 8)]
     assert weights == sorted(weights) and len(set(weights)) == 5
 
@@ -46,6 +55,28 @@ def test_words_of_the_form_and_words_read_long_ago_count_nothing(vocabulary):
     assert shares(vocabulary, [[3], [6]], [0, 1], [3], ignored=[3]).tolist() == [0, 0]
     assert shares(vocabulary, [[3], [6]], [0, 1], []).tolist() == [0, 0]
     assert shares(vocabulary, [[3], [6]], [0, 1], [3] + [2] * REACH).tolist() == [0, 0]
+
+
+@pytest.mark.parametrize(
+    ("read", "earlier"),
+    [
+        ([3, 6], []),  # a text without turns
+        ([0, 3, 6], []),
+        ([0, 3, 0, 2, 0, 6], []),  # the last question, and the answer so far
+        ([0, 8, 0, 3, 0, 6, 0], [8, 3]),  # a question, an answer, and the last question
+        ([0, 8, 0, 3, 0, 6, 0, 2], [8, 3]),  # the form's signs behind it
+        ([0, 8, 0, 7, 0, 3, 0, 6], [8, 7]),
+    ],
+)
+def test_words_before_the_last_question_weigh_little(vocabulary, read, earlier):
+    found = shares(vocabulary, [[3], [6], [7], [8]], [0, 1, 2, 3], read)
+    weight = {i: float(vocabulary.weights[vocabulary.word_of[i]]) for i in (3, 6, 7, 8)}
+    for i in {3, 6, 7, 8} & {*read}:
+        weight[i] *= 2 ** (-(len(read) - 1 - read.index(i)) / HALF_LIFE)
+        weight[i] *= EARLIER if i in earlier else 1
+    total = sum(weight[i] for i in {3, 6, 7, 8} & {*read})
+    wanted = [weight[i] / total if i in read else 0.0 for i in (3, 6, 7, 8)]
+    assert found == pytest.approx(wanted, rel=1e-5)
 
 
 def test_prefixes_are_what_was_read_before_each_token():

@@ -4,11 +4,13 @@
 import { stripped } from "./sentences.js";
 
 const HALF_LIFE = 64; // tokens: what was read so long ago weighs half
+const EARLIER = 0.1; // the weight of a word before the last question of a chat
+const CONTROL = -2; // in place of a word: a control token
 export const REACH = 256; // tokens that are read at most
 const COMMON = 600; // ranks of words that say nothing: the, of, is
 const [BEFORE, INHERITED] = [8, 0.8]; // sentences whose words a later one has too, and how much of each
 
-/** The word of every token id, -1 for none, and the weight of each word.
+/** The word of every token id, -1 for none and CONTROL for control tokens, and the weight of each word.
  * @typedef {{ wordOf: Int32Array, weights: number[] }} Vocabulary */
 
 /** @type {WeakMap<Model, Vocabulary>} */
@@ -31,6 +33,7 @@ function vocabulary({ tokenizer: { pieces, special }, decoder: { shape: { V } } 
   const common = Math.log(Math.min(COMMON, Math.max(2, Math.floor(V / 80))));
   for (let i = 0; i < V; i += 1) {
     const word = stripped(pieces[i] ?? "").toLowerCase();
+    if (special.has(i)) wordOf[i] = CONTROL;
     if (special.has(i) || !/[\p{L}\p{N}]/u.test(word)) continue;
     let number = numbers.get(word);
     if (number === undefined) { // the first form is the most frequent
@@ -48,7 +51,7 @@ export class Words {
   constructor(vocabulary, parts, form) {
     this.vocabulary = vocabulary;
     this.count = parts.length;
-    this.ignored = new Set([-1, ...Array.from(form, (id) => vocabulary.wordOf[id])]);
+    this.ignored = new Set([-1, CONTROL, ...Array.from(form, (id) => vocabulary.wordOf[id])]);
     const own = parts.map((ids) => new Set(ids.map((id) => vocabulary.wordOf[id]).filter((word) => !this.ignored.has(word))));
     /** How much each sentence has of a word. @type {Map<number, Map<number, number>>} */
     this.has = new Map();
@@ -70,11 +73,13 @@ export class Words {
   /** The share, 0 .. 1, of the weight of words read that each sentence has. @param {number[]} read token ids */
   shares(read) {
     const { vocabulary: { wordOf, weights }, ignored } = this;
+    const said = read.slice(-REACH).map((id) => wordOf[id]);
+    const begin = this.#lastQuestion(said);
     /** @type {Map<number, number>} */
     const late = new Map();
-    for (let age = 0; age < Math.min(REACH, read.length); age += 1) {
-      const word = wordOf[read[read.length - 1 - age]];
-      if (!ignored.has(word) && !late.has(word)) late.set(word, 2 ** (-age / HALF_LIFE));
+    for (let i = said.length - 1; i >= 0; i -= 1) {
+      if (ignored.has(said[i]) || late.has(said[i])) continue;
+      late.set(said[i], 2 ** (-(said.length - 1 - i) / HALF_LIFE) * (i < begin ? EARLIER : 1));
     }
     const shares = new Float32Array(this.count);
     let total = 0;
@@ -84,6 +89,15 @@ export class Words {
       for (const [unit, strength] of this.has.get(word) ?? []) shares[unit] += weight * strength;
     }
     return shares.map((share) => share / Math.max(total, 1e-9));
+  }
+
+  /** Where a chat's last question begins, 0 for a text without control tokens, which stand between turns; the answer that was
+   * begun may have no words yet. @param {number[]} said words */
+  #lastQuestion(said) {
+    const turns = [0, ...said.flatMap((word, i) => (word === CONTROL ? [i + 1] : []))];
+    const spoken = turns.filter((begin, t) => said.slice(begin, turns[t + 1]).some((word) => !this.ignored.has(word)));
+    const answered = spoken.length > 1 && spoken.at(-1) === turns.at(-1);
+    return spoken.at(answered ? -2 : -1) ?? 0;
   }
 }
 
