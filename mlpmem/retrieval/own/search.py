@@ -6,6 +6,7 @@ d^2 is the mean squared difference of the states, each number in units of its de
 states a few numbers of great variance decide alone. `share` is that of the words read which the
 entry's sentence has (`words`), and `followed` how many of the last tokens read stand before the
 entry too, so that a sentence that was begun goes on. The kNN weights are exp(score), normalised.
+A passage's last entry is found only where it follows: what was not begun does not end.
 
 N entries, D numbers of a state, U sentences, R rows.
 """
@@ -62,6 +63,8 @@ class TextSearch:
         self._keys, self._words = torch.from_numpy(np.asarray(keys)), words
         self._units = torch.from_numpy(units)
         self._before = torch.from_numpy(_before(positions, documents))
+        after = documents.offsets[documents.passage_at(positions) + 1]
+        self._last = torch.from_numpy(positions + 1 == after)
         states = torch.cat([reference.float(), self._keys[: 4 * len(reference)].float()])
         self._weights = 1 / states.std(0).clamp_min(1e-3).square() / states.shape[1]  # (D,)
         self._squares = self._weighted_squares()
@@ -121,6 +124,7 @@ class TextSearch:
             shares[:, self._without] = 0
             distances[:, self._units == self._without] = torch.inf
         scores = FOLLOWED * followed - STATE * distances + SHARED * shares[:, self._units]
+        scores.masked_fill_(self._last & (followed == 0), -torch.inf)
         top = scores.topk(min(k, scores.shape[1]), dim=1)
         gone = top.values.isinf()
         indices = top.indices.masked_fill(gone, -1)

@@ -42,7 +42,9 @@ def scores_of(made, queries):
                 if mine != other or followed == TOKENS:
                     break
                 followed += 1
-            scores[r, n] = -STATE * d + SHARED * float(shares[units[n]]) + FOLLOWED * followed
+            last = n + 1 == documents.offsets[units[n] + 1]
+            score = -STATE * d + SHARED * float(shares[units[n]]) + FOLLOWED * followed
+            scores[r, n] = -torch.inf if last and not followed else score
     return scores
 
 
@@ -58,9 +60,16 @@ def test_scores_are_those_of_the_formula(made):
 
 def test_a_number_of_great_variance_does_not_decide_alone(made):
     search = made[0]
-    query = torch.from_numpy(made[2][4]).float()[None].clone()
+    query = torch.from_numpy(made[2][3]).float()[None].clone()
     query[0, 5] += 20  # less than half a deviation of the reference's sixth number
-    assert search.search(query, [[20]], 1).neighbours.indices.item() == 4
+    assert search.search(query, [[20]], 1).neighbours.indices.item() == 3
+
+
+def test_the_end_of_a_passage_is_found_only_behind_its_last_token(made):
+    search = made[0]
+    query = torch.from_numpy(made[2][4]).float()[None]  # the state before the first passage's end
+    assert search.search(query, [[20, 13]], 1).neighbours.indices.item() != 4
+    assert search.search(query, [[20, 14]], 1).neighbours.indices.item() == 4
 
 
 def test_a_search_without_a_sentence_finds_none_of_it(made):
@@ -68,7 +77,7 @@ def test_a_search_without_a_sentence_finds_none_of_it(made):
     query = torch.from_numpy(made[2][1]).float()[None]
     found, near = search.leaving(0).search(query, [[11, 12]], 50)
     entries = found.indices[0][found.indices[0] >= 0].numpy()
-    assert 0 not in units[entries] and len(entries) == len(PASSAGES[1]) + len(PASSAGES[2])
+    assert 0 not in units[entries] and len(entries) == len(PASSAGES[1]) + len(PASSAGES[2]) - 2
     assert search.search(query, [[11, 12]], 1).neighbours.indices.item() in range(5), "unchanged"
 
 

@@ -3,6 +3,7 @@
  *
  *   score = - STATE d^2 + SHARED share + FOLLOWED min(followed, TOKENS)   in nats
  *
+ * A passage's last entry is found only where it follows.
  * N entries, D numbers of a state, R rows. */
 /** @import { Found } from "../types.js" */
 import { knnWeights, largest } from "../engine/distributions.js";
@@ -31,6 +32,7 @@ export class Search {
     this.counts = entries.map(({ count }) => count);
     this.before = Array.from({ length: TOKENS }, (_, back) =>
       Int32Array.from(entries, ({ passage, at }) => passages[passage][at - back - 1] ?? -1));
+    this.last = entries.map(({ passage, at }) => at === passages[passage].length - 1);
     this.weights = weightsOf(reference, keys);
     this.squares = Float64Array.from(entries, (_, i) => this.#square(keys.at(i)));
     this.usual = this.#usual();
@@ -94,7 +96,8 @@ export class Search {
     let least = Infinity;
     for (let i = 0; i < N; i += 1) {
       const out = this.units[i] === without;
-      scores[i] = out ? -Infinity : FOLLOWED * this.#followed(i, read) - STATE * distances[i] + SHARED * shares[this.units[i]];
+      const followed = this.#followed(i, read);
+      scores[i] = out || (this.last[i] && !followed) ? -Infinity : FOLLOWED * followed - STATE * distances[i] + SHARED * shares[this.units[i]];
       if (!out && distances[i] < least) least = distances[i];
     }
     const entries = largest(scores, Math.min(k, N)).filter((i) => scores[i] > -Infinity);
