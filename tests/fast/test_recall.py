@@ -142,3 +142,19 @@ def test_compiled_code_goes_on_from_what_was_read_before():
     assert [s.token_id for s in found.steps] == [s.token_id for s in wanted.steps]
     for one, other in zip(found.steps, wanted.steps, strict=True):
         assert one.probs == pytest.approx(other.probs, abs=1e-5)
+
+
+def test_steps_of_several_memories_share_the_copies_of_the_decoders_weights():
+    model = model_of()
+    for weight in model.decoder.model.parameters():
+        weight.data.copy_(weight.half())
+    fast_pass = model.decoder.fast_pass
+    fast_pass.compile()
+    memories = model.memory, model_of().memory
+    for model.memory in memories:
+        list(steps(model, 1))
+    own, recalling = fast_pass.step, [*fast_pass._recalling.values()]
+    assert len(recalling) == 2
+    for step in recalling:
+        for module, part in own.parts.items():
+            assert step.parts[module] is part
