@@ -158,3 +158,22 @@ def test_steps_of_several_memories_share_the_copies_of_the_decoders_weights():
     for step in recalling:
         for module, part in own.parts.items():
             assert step.parts[module] is part
+
+
+@tiny.needs_ops
+@pytest.mark.parametrize("bits", [8, 4])
+def test_a_tied_memory_is_computed_after_the_heads_packed_form_is_freed(bits, monkeypatch):
+    monkeypatch.setenv("MLPMEM_COMPILE", "1")
+    model = model_of(tied=True, dtype=torch.bfloat16).pack(bits)
+    size = model.memory.bytes
+    output = model.decoder.forward(IDS)
+    before = model.sources(output.hidden[0], output.logits[0], None, ("memory",))["memory"]
+    model.decoder.fast_pass.compile()
+    for layer in model.decoder.model.modules():
+        if isinstance(layer, FewRows):
+            layer.release()
+    assert model.memory.lm_head.is_released
+    after = model.sources(output.hidden[0], output.logits[0], None, ("memory",))["memory"]
+    assert float((before.exp() * (before - after)).sum(-1).mean().abs()) < 1e-3
+    assert model.memory.bytes == size, "a tied head is the decoder's"
+    assert model.decoder.head_weight.shape == (model.decoder.vocab_size, 64)
