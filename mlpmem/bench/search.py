@@ -58,8 +58,7 @@ def _at(
 
     pieces = {kind: work(retriever) for kind, retriever in kinds.items()}
     if model.memory is not None:
-        weight = model.memory.lm_head.weight
-        hidden = queries.to(weight.device, weight.dtype)
+        hidden = queries.to(model.memory.device, model.memory.dtype)
 
         @torch.inference_mode()
         def answer() -> None:

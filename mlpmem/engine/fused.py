@@ -186,9 +186,8 @@ class FusedModel:
 
     def _recall(self, memory: Memory, hidden: Tensor) -> Tensor:
         """Return the memory's logits (R, V) at hidden states (R, D)."""
-        weight = memory.lm_head.weight
         with threads_for(self.decoder, len(hidden)):
-            return memory(hidden.to(weight.device, weight.dtype))
+            return memory(hidden.to(memory.device, memory.dtype))
 
     def _look_up(
         self, hidden: Tensor, store: Store, read: Sequence[Sequence[int]] | None

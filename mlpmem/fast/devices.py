@@ -19,6 +19,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any, Protocol
 
 import torch
@@ -28,6 +29,7 @@ from mlpmem.fast.sharing import share
 ROWS = 4  # more rows have work for every thread
 ROUNDS, SECONDS = 5, 2.0  # of measuring, at most; the first round always runs
 SLACK = 1.05  # times the fastest: not worth more threads
+_MEASURED: ContextVar[int] = ContextVar("measured", default=0)  # threads that are measured now
 
 
 class Decodes(Protocol):
@@ -52,12 +54,14 @@ def calibrate(decoder: Decodes, memory: Any = None) -> int:
     """Set and return decoder.threads, the smallest number that decodes about as fast as any.
 
     A memory that is computed in the decoder's step is measured with it.
-    The candidates are 1, 2, 4 and so on up to torch's current number, which becomes
+    The candidates are 1, 2, 4 and so on up to torch's current number, or an earlier calibration's:
+    a thread that begins while another decodes inherits a smaller one. The last candidate becomes
     decoder.all_threads. On a GPU, or with one thread, both are 0, which means torch's own number.
+    Others may decode meanwhile, with the numbers before.
     """
-    decoder.threads = decoder.all_threads = 0
-    total = torch.get_num_threads()
+    total = decoder.all_threads or torch.get_num_threads()
     if decoder.device.type != "cpu" or total == 1:
+        decoder.threads = decoder.all_threads = 0
         return 0
     counts = [*(2**i for i in range(total.bit_length()) if 2**i < total), total]
     seconds = {count: [] for count in counts}
@@ -67,8 +71,8 @@ def calibrate(decoder: Decodes, memory: Any = None) -> int:
             seconds[count].append(_seconds(decoder, memory, count))
         if turn and time.perf_counter() - start > SECONDS:
             break
-    decoder.all_threads = total
     fastest = min(map(min, seconds.values()))
+    decoder.all_threads = total
     decoder.threads = next(count for count in counts if min(seconds[count]) <= SLACK * fastest)
     return decoder.threads
 
@@ -77,10 +81,11 @@ def calibrate(decoder: Decodes, memory: Any = None) -> int:
 def threads_for(decoder: Decodes, rows: int) -> Iterator[None]:
     """Set torch's threads for so many rows: decoder.threads for a few, else decoder.all_threads.
 
-    Runs at the same time share them (sharing.py).
+    Runs at the same time share them (sharing.py), but not those of a measurement.
     """
     before = torch.get_num_threads()
     count = share(decoder.threads if rows <= ROWS else decoder.all_threads)
+    count = _MEASURED.get() or count
     if count in (0, before):
         yield
         return
@@ -112,10 +117,13 @@ def threads_between(decoder: Decodes, rows: int) -> Iterator[None]:
 
 def _seconds(decoder: Decodes, memory: Any, count: int) -> float:
     """Return the seconds of decoding one token with so many threads."""
-    decoder.threads = count
-    begin = time.perf_counter()
-    decoder.forward(torch.zeros(1, 1, dtype=torch.long), use_cache=True, memory=memory)
-    return time.perf_counter() - begin
+    token = _MEASURED.set(count)
+    try:
+        begin = time.perf_counter()
+        decoder.forward(torch.zeros(1, 1, dtype=torch.long), use_cache=True, memory=memory)
+        return time.perf_counter() - begin
+    finally:
+        _MEASURED.reset(token)
 
 
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # malloc.h

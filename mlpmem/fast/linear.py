@@ -155,12 +155,12 @@ def _error(output: Tensor, expected: Tensor) -> float:
     return float((output.float() - expected).norm() / expected.norm().clamp_min(1e-30))
 
 
-def bytes_of(module: nn.Module, but: Tensor | None = None) -> int:
+def bytes_of(module: nn.Module, but: nn.Module | None = None) -> int:
     """Return the size of a module's weights, packed or plain, each counted once, without `but`."""
-    plain = {p.data_ptr(): p.nbytes for p in module.parameters() if p is not but}
-    layers = [m for m in module.modules() if isinstance(m, PackedLinear)]
-    # without a packed form, `weight` is None
-    packed = [m.bytes for m in layers if but is None or m.weight is not but]
+    left_out = set() if but is None else set(but.modules())
+    parts = [part for part in module.modules() if part not in left_out]
+    plain = {p.data_ptr(): p.nbytes for part in parts for p in part.parameters(recurse=False)}
+    packed = [part.bytes for part in parts if isinstance(part, PackedLinear)]
     return sum(plain.values()) + sum(packed)
 
 

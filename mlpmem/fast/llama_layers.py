@@ -116,7 +116,7 @@ def layer_of(layer: nn.Module, config: Any) -> Layer:
 
 def norm_of(module: nn.Module) -> Norm:
     """Return one of transformers' RMSNorms."""
-    eps = getattr(module, "variance_epsilon", None) or module.eps
+    eps = module.variance_epsilon if hasattr(module, "variance_epsilon") else module.eps
     return Norm(module, eps, 1.0 if type(module).__name__.startswith("Gemma") else 0.0)
 
 

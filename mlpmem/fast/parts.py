@@ -32,6 +32,11 @@ class Part(NamedTuple):
     module: nn.Module
     source: tuple[int, int] = (0, 0)  # of a plain weight, as it was read
 
+    @property
+    def is_current(self) -> bool:
+        """Return whether the weight is still the one that was read."""
+        return self.source == (0, 0) or self.source == source_of(self.module.weight)
+
     def row(self, column: int) -> list[int]:
         """Return the kernels' description of the part; `column` is the first output."""
         addresses = [0 if x is None else x.data_ptr() for x in (self.scale, self.bias)]

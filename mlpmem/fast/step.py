@@ -39,7 +39,8 @@ class Step:
     def __init__(self, llama: Any, recall: Recall | None, products: list[list[Part]]) -> None:
         """Lay out products: those of a LlamaPass's layers, of a memory's blocks, and of heads."""
         self.llama, self.recall, self.products = llama, recall, products
-        plain = [part for product in products for part in product if part.source != (0, 0)]
+        self.parts = {part.module: part for product in products for part in product}
+        plain = [part for part in self.parts.values() if part.source != (0, 0)]
         self.sources = [part.source for part in plain]
         self.modules = [part.module._parameters for part in plain]  # `module.weight` is slower
         self.heads, self.kv_heads, self.size = llama.layers[0].heads
@@ -71,7 +72,9 @@ class Step:
             groups += [] if recall.door is None else [(recall.door.linear,)]
             groups += [group for b in recall.blocks for group in (b.gate_up, (b.down,))]
         groups += [(llama.head,)] if recall is None else [(llama.head,), (recall.head,)]
-        parts = {module: part_of(module) for group in groups for module in group}
+        known = {} if llama.step is None else llama.step.parts
+        modules = [module for group in groups for module in group]
+        parts = {module: _current(known.get(module)) or part_of(module) for module in modules}
         same_heads = len({layer.heads for layer in llama.layers}) == 1
         if None in parts.values() or not same_heads:
             return None
@@ -214,6 +217,11 @@ class Step:
         columns = np.empty((width, -(-rows // LANES) * LANES), np.float32)
         totals = np.full((self.phases.head_chunks, len(tokens)), -np.inf, np.float32)
         return tokens, columns, totals, np.empty(len(tokens), np.float32)
+
+
+def _current(part: Part | None) -> Part | None:
+    """Return a part of another step, which may hold a copy of its weight, None if it changed."""
+    return part if part is not None and part.is_current else None
 
 
 def _split(x: Tensor) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

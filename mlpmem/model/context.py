@@ -158,5 +158,5 @@ def take_layer(cache: Any) -> ContextLayer | None:
 def word_weights(special_ids: Sequence[int] | frozenset[int], vocab_size: int) -> Tensor:
     """Return weights (V,): 1 for words, 0 for control tokens."""
     weights = torch.ones(vocab_size)
-    weights[sorted(special_ids)] = 0.0
+    weights[[i for i in special_ids if i < vocab_size]] = 0.0  # a tokenizer may have more
     return weights

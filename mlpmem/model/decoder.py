@@ -217,8 +217,9 @@ class Decoder(Texts):
 
     @property
     def head_weight(self) -> Tensor:
-        """Return the weight of the output head, (V, D)."""
-        return self.model.get_output_embeddings().weight
+        """Return the weight of the output head, (V, D), as a plain tensor."""
+        head = self.model.get_output_embeddings()
+        return head.dense() if isinstance(head, PackedLinear) else head.weight
 
     @property
     def logit_divisor(self) -> float:

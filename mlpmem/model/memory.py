@@ -143,7 +143,7 @@ class Memory(nn.Module):
         """Return the size of the memory's own weights, without a tied head."""
         from mlpmem.fast.linear import bytes_of
 
-        return bytes_of(self, but=self.lm_head.weight if self.config.tied_head else None)
+        return bytes_of(self, but=self.lm_head if self.config.tied_head else None)
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
@@ -161,6 +161,11 @@ class Memory(nn.Module):
     def dtype(self) -> torch.dtype:
         """Return the dtype of what its layers compute, also where weights are packed."""
         return getattr(self, self._norm).weight.dtype
+
+    @property
+    def device(self) -> torch.device:
+        """Return the device of hidden states."""
+        return getattr(self, self._norm).weight.device
 
     def features(self, hidden: Tensor) -> Tensor:
         """Return the head's input (..., D) for hidden states (..., D).

@@ -241,13 +241,10 @@ class TextEnd:
 
 def _complete(data: bytes) -> int:
     """Return how many leading bytes are complete characters; invalid bytes count as complete."""
-    for back in range(1, min(4, len(data)) + 1):
-        byte = data[-back]
-        if byte & 0b1100_0000 == 0b1000_0000:
-            continue
-        need = 1 + (byte >= 0xC2) + (byte >= 0xE0) + (byte >= 0xF0) - 4 * (byte > 0xF4)
-        return len(data) - back if need > back else len(data)
-    return len(data)
+    decoder = codecs.getincrementaldecoder("utf-8")("replace")
+    decoder.decode(data[-3:])  # a beginning has three bytes at most
+    pending, _ = decoder.getstate()
+    return len(data) - len(pending)
 
 
 def _is_byte_level(tokenizer: Any) -> bool:

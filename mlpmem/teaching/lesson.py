@@ -237,8 +237,7 @@ def _step(
     kl = ce.new_zeros(())
     if len(old):
         with torch.no_grad():
-            weight = memory.lm_head.weight
-            taught = memory(old.to(weight.dtype)).float().log_softmax(-1)
+            taught = memory(old.to(memory.dtype)).float().log_softmax(-1)
         mine = logits[len(keys) :].log_softmax(-1)
         kl = F.kl_div(mine, taught, log_target=True, reduction="batchmean")
     optimizer.zero_grad()

@@ -157,6 +157,13 @@ def test_impossible_forced_tokens_are_refused_and_a_forced_end_token_ends(tiny_m
     assert chosen(trace) == [70, 1] and trace.finish == "eos" and trace.text == "e"
 
 
+def test_a_stop_text_of_bytes_that_are_no_character_ends_the_text(tiny_model):
+    forced = [tiny_model.decoder.token_bytes.index(bytes([x])) for x in b"ab\xf0\x87"]
+    options = {"forced": forced, "max_new_tokens": 9, "stop": "\ufffd"}
+    trace = tiny_model.generate("The", "lm", **options)
+    assert (trace.finish, trace.text, len(trace.steps)) == ("stop_string", "ab", 4)
+
+
 def test_top_k_1_is_greedy(tiny_model):
     greedy = tiny_model.generate(PROMPT, max_new_tokens=8)
     assert chosen(

@@ -329,3 +329,10 @@ def test_a_process_that_ends_while_kernels_are_compiled_ends_as_others_do(tmp_pa
         )  # fmt: skip
         assert (ended.returncode, ended.stdout.strip()) == (0, "2"), ended.stderr
         assert "numba" not in ended.stderr
+
+
+def test_a_norm_without_epsilon_is_read():
+    decoder = tiny.decoder("llama", rms_norm_eps=0.0)
+    found = pass_of(decoder).forward(IDS, None, 1)[0]
+    wanted = decoder.model(IDS, logits_to_keep=1).logits
+    torch.testing.assert_close(found, wanted, rtol=0, atol=TOLERANCE)

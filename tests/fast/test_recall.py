@@ -142,3 +142,38 @@ def test_compiled_code_goes_on_from_what_was_read_before():
     assert [s.token_id for s in found.steps] == [s.token_id for s in wanted.steps]
     for one, other in zip(found.steps, wanted.steps, strict=True):
         assert one.probs == pytest.approx(other.probs, abs=1e-5)
+
+
+def test_steps_of_several_memories_share_the_copies_of_the_decoders_weights():
+    model = model_of()
+    for weight in model.decoder.model.parameters():
+        weight.data.copy_(weight.half())
+    fast_pass = model.decoder.fast_pass
+    fast_pass.compile()
+    memories = model.memory, model_of().memory
+    for model.memory in memories:
+        list(steps(model, 1))
+    own, recalling = fast_pass.step, [*fast_pass._recalling.values()]
+    assert len(recalling) == 2
+    for step in recalling:
+        for module, part in own.parts.items():
+            assert step.parts[module] is part
+
+
+@tiny.needs_ops
+@pytest.mark.parametrize("bits", [8, 4])
+def test_a_tied_memory_is_computed_after_the_heads_packed_form_is_freed(bits, monkeypatch):
+    monkeypatch.setenv("MLPMEM_COMPILE", "1")
+    model = model_of(tied=True, dtype=torch.bfloat16).pack(bits)
+    size = model.memory.bytes
+    output = model.decoder.forward(IDS)
+    before = model.sources(output.hidden[0], output.logits[0], None, ("memory",))["memory"]
+    model.decoder.fast_pass.compile()
+    for layer in model.decoder.model.modules():
+        if isinstance(layer, FewRows):
+            layer.release()
+    assert model.memory.lm_head.is_released
+    after = model.sources(output.hidden[0], output.logits[0], None, ("memory",))["memory"]
+    assert float((before.exp() * (before - after)).sum(-1).mean().abs()) < 1e-3
+    assert model.memory.bytes == size, "a tied head is the decoder's"
+    assert model.decoder.head_weight.shape == (model.decoder.vocab_size, 64)

@@ -77,6 +77,22 @@ def test_calibration_changes_neither_torchs_threads_nor_the_text(four):
     assert model.generate("The capital", max_new_tokens=8).text == before.text
 
 
+def test_calibration_while_others_decode_measures_every_number_of_threads(four):
+    decoder, seen = tiny.decoder(), []
+    devices.calibrate(decoder)
+    before = decoder.threads, decoder.all_threads
+    assert before[1] == 4
+    hook = decoder.model.register_forward_pre_hook(
+        lambda *_: seen.append((torch.get_num_threads(), decoder.threads, decoder.all_threads))
+    )
+    torch.set_num_threads(1)  # as inherited by a thread that starts while another decodes
+    with sharing.sharing(), sharing.sharing():
+        devices.calibrate(decoder)
+    hook.remove()
+    assert seen[:3] == [(count, *before) for count in (1, 2, 4)]
+    assert decoder.all_threads == 4 and torch.get_num_threads() == 1
+
+
 def test_with_one_thread_calibration_does_nothing():
     torch.set_num_threads(1)
     assert devices.calibrate(tiny.decoder()) == 0

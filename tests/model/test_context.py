@@ -56,6 +56,10 @@ def test_control_tokens_weigh_nothing(decoder):
     torch.testing.assert_close(seen[2], seen[1])
 
 
+def test_control_tokens_that_the_decoder_does_not_know_are_left_out():
+    assert word_weights(frozenset({1, 4, 7}), 4).tolist() == [1, 0, 1, 1]
+
+
 @pytest.mark.parametrize("cut", [1, 3, 6])
 def test_pieces_give_the_same_bits(decoder, cut):
     ids = [5, 9, 9, 31, 7, 12, 40]

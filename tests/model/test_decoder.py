@@ -1,6 +1,8 @@
 """The decoder's results do not depend on caching, batching, padding or threads."""
 
+import codecs
 from concurrent.futures import ThreadPoolExecutor
+from itertools import product
 
 import pytest
 import tiny
@@ -10,7 +12,7 @@ from safetensors.torch import save_file
 
 from mlpmem.errors import MlpMemError
 from mlpmem.model.decoder import Decoder
-from mlpmem.model.tokenizer import TextEnd, TextStream, token_bytes, tokenizer_hash
+from mlpmem.model.tokenizer import TextEnd, TextStream, token_bytes, tokenizer_hash, whole_text
 
 PROMPTS = [[0, 40, 41, 42, 43, 44, 45], [0, 90, 91], [0, 60, 61, 62, 63]]
 
@@ -176,6 +178,14 @@ def test_a_character_appears_with_the_token_that_completes_it():
     pieces = [b"a", b"\xe9", b"\x87", b"\x91", b"\xff", b"b", b"\xc3", b"x"]
     shown = [stream.push(piece) for piece in pieces]
     assert shown == ["a", "�", "�", "金", "�", "b", "�", "�x"]
+
+
+def test_beginnings_of_characters_are_those_of_pythons_decoder():
+    some = [0x41, 0x80, 0x87, 0x90, 0xA0, 0xC0, 0xC3, 0xE0, 0xE9, 0xED, 0xF0, 0xF1, 0xF4, 0xFF]
+    for size in range(1, 5):
+        for data in map(bytes, product(some, repeat=size)):
+            plain = codecs.getincrementaldecoder("utf-8")("replace")
+            assert whole_text(data) == plain.decode(data), data
 
 
 def test_a_stop_text_is_found_with_the_token_that_ends_it():

@@ -170,6 +170,16 @@ def test_a_tied_memory_uses_the_decoders_head_and_does_not_store_it(tmp_path):
     assert loaded.bytes == memory.bytes < tiny.memory(decoder).bytes
 
 
+@tiny.needs_ops
+def test_a_tied_memory_reads_a_packed_head_with_a_bias():
+    decoder = tiny.decoder("phi")
+    memory, hidden = tiny.memory(decoder, tied_head=True), torch.randn(2, tiny.HIDDEN)
+    exact = memory.bind(decoder)(hidden)
+    decoder.pack()
+    assert decoder.model.lm_head.bias is not None
+    torch.testing.assert_close(memory.bind(decoder)(hidden), exact)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

@@ -33,10 +33,48 @@ def load_gguf(path: str | Path, dtype: torch.dtype) -> tuple[nn.Module, Any]:
 
     Quantised linear layers get an attribute `blocks`, their Blocks, and the model `gguf`, the file.
     """
-    from transformers import CONFIG_MAPPING, MODEL_FOR_CAUSAL_LM_MAPPING
-    from transformers.pytorch_utils import Conv1D
-
     header = read_header(path)
+    model_type, skeleton = _skeleton(header, dtype)
+    config, expected = skeleton.config, skeleton.state_dict()
+    sources = {name: _source(model_type, name) for name in expected}
+    if config.tie_word_embeddings:
+        sources.pop("lm_head.weight", None)
+    _check(header, model_type, sources, expected)
+    _check_frequencies(header, skeleton)
+    tokenizer = read_tokenizer(header)
+    state = {
+        name: _weight(header, source, model_type, dtype).view(expected[name].shape)
+        for name, source in sources.items()
+    }
+    model = type(skeleton).from_pretrained(None, config=config, state_dict=state, dtype=dtype)
+    state.clear()
+    _set_frequencies(model, header)
+    model.generation_config.eos_token_id = _ends(header) or None
+    _set_blocks(model, header, model_type, sources)
+    model.gguf = header.file
+    header.file.check_path()  # the tokenizer was read by the path
+    return model, tokenizer
+
+
+def _skeleton(header: Header, dtype: torch.dtype) -> tuple[str, nn.Module]:
+    """Return transformers' model_type of a file, and its model without memory for weights."""
+    from transformers import CONFIG_MAPPING, MODEL_FOR_CAUSAL_LM_MAPPING
+
+    _check_family(header)
+    _check_layers(header)
+    try:
+        model_type, values = CONFIGS[header.architecture](header)
+        config = CONFIG_MAPPING[model_type](**values, **_common(header), dtype=dtype)
+        with torch.device("meta"):
+            return model_type, MODEL_FOR_CAUSAL_LM_MAPPING[type(config)](config)
+    except MlpMemError:
+        raise
+    except Exception as error:  # a config's checks raise errors of many kinds
+        raise wrong(header.path, f"its configuration: {one_line(error)}") from error
+
+
+def _check_family(header: Header) -> None:
+    """Raise MlpMemError for a family, or a mixture of experts, that is not read here."""
     if header.architecture not in CONFIGS:
         raise MlpMemError(
             f"decoder: {header.path.name} has the family {header.architecture!r}; GGUF files must "
@@ -48,41 +86,20 @@ def load_gguf(path: str | Path, dtype: torch.dtype) -> tuple[nn.Module, Any]:
             f"{header.architecture!r}; GGUF files of mixtures must be of {' or '.join(MIXTURES)}. "
             "Use its transformers folder, or another model"
         )
-    _check_layers(header)
-    try:
-        model_type, values = CONFIGS[header.architecture](header)
-        config = CONFIG_MAPPING[model_type](**values, **_common(header), dtype=dtype)
-        model_class = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
-        with torch.device("meta"):
-            skeleton = model_class(config)  # without memory
-    except MlpMemError:
-        raise
-    except Exception as error:  # a config's checks raise errors of many kinds
-        raise wrong(header.path, f"its configuration: {one_line(error)}") from error
-    expected = skeleton.state_dict()
-    sources = {name: _source(model_type, name) for name in expected}
-    if config.tie_word_embeddings:
-        sources.pop("lm_head.weight", None)
-    _check(header, model_type, sources, expected)
-    _check_frequencies(header, skeleton)
-    tokenizer = read_tokenizer(header)
-    state = {
-        name: _weight(header, source, model_type, dtype).view(expected[name].shape)
-        for name, source in sources.items()
-    }
-    model = model_class.from_pretrained(None, config=config, state_dict=state, dtype=dtype)
-    state.clear()
-    _set_frequencies(model, header)
-    model.generation_config.eos_token_id = _ends(header) or None
+
+
+def _set_blocks(
+    model: nn.Module, header: Header, model_type: str, sources: Mapping[str, "Source"]
+) -> None:
+    """Give every linear layer of quantised weights its `blocks`."""
+    from transformers.pytorch_utils import Conv1D
+
     for name, layer in model.named_modules():
         source = sources.get(f"{name}.weight")
         if isinstance(layer, nn.Linear | Conv1D) and source:
             (tensor,) = source.names
             if (place := header.places[tensor]).kind.bits:
                 layer.blocks = Blocks(header.file, place, _order(header, model_type, tensor))
-    model.gguf = header.file
-    header.file.check_path()  # the tokenizer was read by the path
-    return model, tokenizer
 
 
 def _common(header: Header) -> dict[str, Any]:

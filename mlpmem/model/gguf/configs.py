@@ -15,14 +15,19 @@ def _llama(header: Header, model_type: str = "llama", **more: Any) -> tuple[str,
     heads, hidden = header.get("attention.head_count"), header.get("embedding_length")
     if not all(isinstance(x, int) and x > 0 for x in (heads, hidden)):
         raise wrong(header.path, "its hidden size or number of heads is missing")
+    kv_heads = header.get("attention.head_count_kv", heads)
+    if not isinstance(kv_heads, int) or kv_heads < 1 or heads % kv_heads:
+        raise wrong(header.path, f"it has {kv_heads!r:.40} key heads for {heads} heads")
     size = header.get("attention.key_length") or hidden // heads
+    if not isinstance(size, int) or size < 2 or size % 2:  # pairs of numbers are rotated
+        raise wrong(header.path, f"its heads have {size!r:.40} numbers, an even number is needed")
     values = {
         "max_position_embeddings": header.get("context_length"),
         "num_hidden_layers": header.get("block_count"),
         "hidden_size": hidden,
         "intermediate_size": header.get("feed_forward_length"),
         "num_attention_heads": heads,
-        "num_key_value_heads": header.get("attention.head_count_kv", heads),
+        "num_key_value_heads": kv_heads,
         "head_dim": size,
         "rms_norm_eps": header.get("attention.layer_norm_rms_epsilon"),
         "rope_parameters": _rope(header),
@@ -71,17 +76,18 @@ def _phi3(header: Header) -> tuple[str, dict[str, Any]]:
         }
         values["rope_parameters"] |= {"rope_type": "longrope", **factors}
         values["original_max_position_embeddings"] = original
-    whole = values.pop("head_dim")
-    size = header.get("rope.dimension_count", whole)
-    values["rope_parameters"]["partial_rotary_factor"] = _rotated(header, size, whole)
+    _set_rotated(header, values)
     return "phi3", values
 
 
-def _rotated(header: Header, size: Any, whole: int) -> float:
-    """Return the part of a head that is rotated, `size` of `whole` numbers."""
-    if not isinstance(size, int) or not 1 < size <= whole:
+def _set_rotated(header: Header, values: dict[str, Any]) -> None:
+    """Set the part of a head that is rotated; its size is the hidden size per head."""
+    del values["head_dim"]
+    whole = values["hidden_size"] // values["num_attention_heads"]
+    size = header.get("rope.dimension_count", whole)
+    if not isinstance(size, int) or not 1 < size <= whole or size % 2:
         raise wrong(header.path, f"it rotates {size!r:.40} of {whole} numbers per head")
-    return size / whole
+    values["rope_parameters"]["partial_rotary_factor"] = size / whole
 
 
 def _gemma(header: Header, model_type: str) -> tuple[str, dict[str, Any]]:
@@ -114,9 +120,7 @@ SOFTCAPS = {"attn_logit_softcapping": 50.0, "final_logit_softcapping": 30.0}
 def _stablelm(header: Header) -> tuple[str, dict[str, Any]]:
     """Return StableLM's config values. Without a norm before it, the FFN is beside attention."""
     _, values = _llama(header, "stablelm")
-    whole = values.pop("head_dim")
-    size = header.get("rope.dimension_count", whole)
-    values["rope_parameters"]["partial_rotary_factor"] = _rotated(header, size, whole)
+    _set_rotated(header, values)
     first = "blk.0."
     return "stablelm", values | {
         "layer_norm_eps": header.get("attention.layer_norm_epsilon", 1e-5),
@@ -129,13 +133,13 @@ def _stablelm(header: Header) -> tuple[str, dict[str, Any]]:
 def _falcon(header: Header) -> tuple[str, dict[str, Any]]:
     """Return Falcon's config values: one key head in the 7B, else groups, with one norm or two."""
     _, values = _llama(header)
-    heads, kv_heads = values["num_attention_heads"], values["num_key_value_heads"]
-    if not isinstance(kv_heads, int) or kv_heads < 1 or heads % kv_heads:
-        raise wrong(header.path, f"it has {kv_heads!r:.40} key heads for {heads} heads")
+    kv_heads = values["num_key_value_heads"]
     two = "blk.0.attn_norm_2.weight" in header.places
-    shared = ("max_position_embeddings", "hidden_size", "num_hidden_layers", "rope_parameters")
+    shared = (
+        "max_position_embeddings", "hidden_size", "num_hidden_layers", "num_attention_heads",
+        "rope_parameters",
+    )  # fmt: skip
     return "falcon", {name: values[name] for name in shared if name in values} | {
-        "num_attention_heads": heads,
         "num_kv_heads": kv_heads,
         "new_decoder_architecture": two or kv_heads != 1,
         "num_ln_in_parallel_attn": 1 + two,
@@ -146,11 +150,15 @@ def _falcon(header: Header) -> tuple[str, dict[str, Any]]:
 
 
 def _bloom(header: Header) -> tuple[str, dict[str, Any]]:
+    """Return Bloom's config values; every head has its own keys."""
     _, values = _llama(header, "bloom")
+    heads, kv_heads = values["num_attention_heads"], values["num_key_value_heads"]
+    if kv_heads != heads:
+        raise wrong(header.path, f"it has {kv_heads} key heads for {heads} heads")
     return "bloom", {
         "hidden_size": values["hidden_size"],
         "n_layer": values["num_hidden_layers"],
-        "n_head": values["num_attention_heads"],
+        "n_head": heads,
         "layer_norm_epsilon": header.get("attention.layer_norm_epsilon", 1e-5),
     }
 

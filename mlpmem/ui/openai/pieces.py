@@ -11,7 +11,8 @@ from typing import Any
 
 from mlpmem.engine.trace import RankedToken, Step, Trace
 
-FINISH = {"eos": "stop", "stop_string": "stop", "stop": "stop", "length": "length"}
+# of a run that was stopped, nothing: an error follows
+FINISH = {"eos": "stop", "stop_string": "stop", "stop": "", "length": "length"}
 
 
 @dataclass(frozen=True)

@@ -194,6 +194,23 @@ def test_streams_join_to_the_whole_answer(chat, stop, service):
                 assert [v for one in probs for v in one[name]] == values
 
 
+@pytest.mark.parametrize("chat", [False, True])
+def test_a_stopped_run_does_not_say_that_its_answer_is_whole(chat, service):
+    class Soon(Deadline):
+        asked = 0
+
+        def is_set(self) -> bool:
+            self.asked += 1
+            return self.asked > 3
+
+    body = {"messages": QUESTION} if chat else {"prompt": PROMPT}
+    asked = requests.parse({**body, "model": "tiny", "seed": 3, "max_tokens": 30}, chat)
+    head, *parts = runs.run(service, asked, Soon())
+    assert parts[-1].completion < 30
+    chunks = [c for part in parts for c in answers.chunks(head, part, set(), False)]
+    assert not any(choice["finish_reason"] for c in chunks for choice in c["choices"])
+
+
 @given(st.text("ab", max_size=12), st.lists(st.text("ab", min_size=1, max_size=4), max_size=3))
 def test_held_back_text_is_the_longest_that_may_begin_a_stop_text(text, stop):
     size = begun(text, stop)
