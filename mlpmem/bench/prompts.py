@@ -1,17 +1,21 @@
 """Time to the first token against the prompt's length, and bytes, per system.
 
-"auto_memory" and "auto_knn" are those under a router's lambda, which asks about the prompt too.
+"auto_memory" and "auto_knn" are those under a router's lambda, which asks about the prompt too. Of
+"new=20" all but the last tokens were read before, as in a chat's next turn.
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from itertools import cycle
 from pathlib import Path
 
 from mlpmem.api import Model
 from mlpmem.bench.figures import Figure, in_turns, timed
+from mlpmem.engine.prefix import PrefixCache
 from mlpmem.engine.trace import AUTO
 from mlpmem.loading.decoder_file import DecoderFile
 
 LENGTHS = (32, 64, 128, 256, 512)
+NEW = 20  # tokens of a chat's next turn
 
 
 def bench(
@@ -21,22 +25,34 @@ def bench(
     most = model.decoder.max_positions - 1  # one is written
     routed = [f"{AUTO}_{system}" for system in model.routers if system in model.systems]
     lengths = sorted({min(length, most) for length in lengths})
+    sizes = {f"tokens={length}": (length, 0) for length in lengths}
+    sizes |= {f"tokens={n}/new={NEW}": (n, NEW) for n in lengths if n > 2 * NEW}
     work = {
-        f"{system}/ms_to_first_token/tokens={length}": _first(model, system, prompt, length)
-        for length in lengths
+        f"{system}/ms_to_first_token/{name}": _first(model, system, prompt, *size)
+        for name, size in sizes.items()
         for system in (*model.systems, *routed)
     }
     for name, ms in in_turns(work, rounds).items():
         yield timed(f"prompt/{name}", ms)
 
 
-def _first(model: Model, system: str, prompt: Sequence[int], length: int) -> Callable[[], None]:
-    """Return work that reads a prompt of so many tokens and writes one."""
+def _first(
+    model: Model, system: str, prompt: Sequence[int], length: int, new: int
+) -> Callable[[], None]:
+    """Return work that reads a prompt of so many tokens, or its `new` ones, and writes one."""
     ids, lmbda = (list(prompt) * (length // len(prompt) + 1))[:length], model.settings.of(system)
     if system.startswith(AUTO):
         system, lmbda = system.removeprefix(f"{AUTO}_"), AUTO
-    model = model.only(system)
-    return lambda: model.generate(ids, system, lmbda=lmbda, max_new_tokens=1) and None
+    model, prefix = model.only(system), PrefixCache() if new else None
+    end = ids[length - new :] if new else []
+    ends = cycle((end, [*end[1:], *end[:1]]))
+
+    def work() -> None:
+        """Read a prompt that ends otherwise than the one before."""
+        asked = [*ids[: length - new], *next(ends)]
+        model.generate(asked, system, lmbda=lmbda, max_new_tokens=1, prefix=prefix)
+
+    return work
 
 
 def bytes_of(

@@ -101,7 +101,8 @@ def test_a_median_comes_with_its_95_percent_interval():
 def test_prompts_are_cut_to_what_the_decoder_reads_and_bytes_are_counted(tiny_bundle):
     model = tiny_bundle.model()
     found = named(prompts.bench(model, [3, 4, 5], (2, 8, 512), rounds=1))
-    assert "prompt/memory/ms_to_first_token/tokens=95" in found and len(found) == 6
+    assert "prompt/memory/ms_to_first_token/tokens=95" in found and len(found) == 8
+    assert "prompt/memory/ms_to_first_token/tokens=95/new=20" in found
     sizes = named(prompts.bytes_of(model, tiny_bundle.folder))
     assert sizes["bytes/memory/in_memory"].value == model.memory.bytes
     weights = (tiny_bundle.folder / "memory" / "model.safetensors").stat().st_size
