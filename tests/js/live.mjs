@@ -2,7 +2,7 @@
  *
  * {live, folder, plain, tasks}: live is the listing that mlpmem/space/live.py writes, folder the site's. A task is
  * {encode, special}, {decode}, {hash}, {logs: ids}, {random: [seed, count]}, {half: numbers}, {plan}, {open: listing}, which gives the error, {keyed: text, most}, {gated: text}, {sentences: texts},
- * {chance: {seed, sizes, floats}},
+ * {chance: {seed, sizes, floats}}, {written: lists of bytes},
  * or {cut: folder, tasks}, which are for the tokenizer of a decoder's folder. */
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
@@ -17,7 +17,7 @@ const { passagesOf } = await import(`${room}/own/sentences.js`);
 const { Twister } = await import(`${room}/engine/twister.js`);
 const { Random } = await import(`${room}/engine/distributions.js`);
 const { roundToHalf } = await import(`${room}/model/products/halves.js`);
-const { Tokenizer } = await import(`${room}/model/tokenizer.js`);
+const { TextStream, Tokenizer } = await import(`${room}/model/tokenizer.js`);
 
 /** @type {{ live: any, folder: string, plain?: boolean, tasks: any[] }} */
 const request = JSON.parse(readFileSync(0, "utf8"));
@@ -44,6 +44,7 @@ async function answer(task, model, answers) {
   if (task.decode) return task.decode.map((ids) => model.tokenizer.decode(ids));
   if (task.gated) return gated(task.gated, model);
   if (task.sentences) return task.sentences.map((text) => passagesOf({ eos: new Set(), positions: 96, tokenizer: { encode: (part) => [part], eos: null } }, text, 1).map(([part]) => part));
+  if (task.written) return task.written.map((bytes) => { const text = new TextStream(); return bytes.map((byte) => text.push(Uint8Array.of(byte))); });
   if (task.chance) return drawn(task.chance);
   if (task.hash) return await model.tokenizer.hash();
   if (task.half) return [...(() => { const a = Float32Array.from(task.half); roundToHalf(a); return a; })()];

@@ -1,5 +1,6 @@
 """The browser's engine under node: the same answers as Python on tiny random models."""
 
+import itertools
 import json
 import re
 import subprocess
@@ -13,7 +14,7 @@ from node_engine import NODE, QUESTION, TOOLS, answers, node, plan, same_steps
 
 from mlpmem.engine.router import FEATURES
 from mlpmem.loading.bundle import load_bundle
-from mlpmem.model.tokenizer import encode_texts, load_tokenizer, tokenizer_hash
+from mlpmem.model.tokenizer import TextStream, encode_texts, load_tokenizer, tokenizer_hash
 from mlpmem.space import live
 from mlpmem.ui.components import STATIC
 
@@ -51,6 +52,17 @@ TEXTS = [
     "café naïve 金 \U0001f600 ﬁ \u0301", "\t\tx\n\n y\r\n", "</s> and <s>", "it's we'll I'D 12.50",
     "\ud800x".encode("utf-16", "surrogatepass").decode("utf-16", "replace"), "x" * 5000,
 ]  # fmt: skip
+
+
+def test_bytes_become_characters_as_they_do_in_python(site):
+    _, listing, folder = site
+    # an ASCII letter, the edges of what may follow, and every kind of beginning
+    kinds = bytes.fromhex("41 80 8f 90 9f a0 bf c0 c2 e0 e1 ed ef f0 f1 f4 f5 ff")
+    written = [list(four) for four in itertools.product(kinds, repeat=4)]
+    (found,) = answers(listing, folder, {"written": written})
+    for four, ours in zip(written, found, strict=True):
+        text = TextStream()
+        assert ours == [text.push(bytes([byte])) for byte in four], bytes(four)
 
 
 @pytest.mark.parametrize("source", ["tiny", "atlas"])

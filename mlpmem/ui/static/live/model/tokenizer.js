@@ -229,11 +229,20 @@ export class TextStream {
 
 /** The number of leading bytes that are whole characters; a broken start counts as whole. @param {Uint8Array} data */
 function complete(data) {
-  for (let back = 1; back <= Math.min(4, data.length); back += 1) {
+  for (let back = 1; back <= Math.min(3, data.length); back += 1) { // a beginning has three bytes at most
     const byte = data[data.length - back];
     if ((byte & 0xc0) === 0x80) continue;
-    const need = byte > 0xf4 ? 0 : 1 + Number(byte >= 0xc2) + Number(byte >= 0xe0) + Number(byte >= 0xf0);
-    return need > back ? data.length - back : data.length;
+    const need = byte < 0xc2 || byte > 0xf4 ? 1 : 2 + Number(byte >= 0xe0) + Number(byte >= 0xf0);
+    const begun = need > back && (back === 1 || follows(byte, data[data.length - back + 1]));
+    return begun ? data.length - back : data.length;
   }
   return data.length;
+}
+
+/** Whether a byte may be the second of a character of three or four bytes. Python's decoder, which is followed here, waits for the
+ * third byte of a surrogate. @param {number} first @param {number} second */
+function follows(first, second) {
+  const least = first === 0xe0 ? 0xa0 : first === 0xf0 ? 0x90 : 0x80;
+  const most = first === 0xf4 ? 0x8f : 0xbf;
+  return least <= second && second <= most;
 }
