@@ -144,5 +144,6 @@ def common(first: Sequence[int], second: Sequence[int]) -> int:
 
 
 def bytes_of(cache: Any) -> int:
-    """Return the size of a cache's keys and values."""
-    return sum(layer.keys.nbytes + layer.values.nbytes for layer in cache.layers)
+    """Return the size of a cache's keys and values, with the spare tokens of their buffers."""
+    tensors = (each for layer in cache.layers for each in (layer.keys, layer.values))
+    return sum(each.untyped_storage().nbytes() for each in tensors)

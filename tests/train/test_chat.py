@@ -298,6 +298,22 @@ def test_a_tuned_decoder_has_the_memorys_compute_and_the_same_cells(finished, mo
     assert "tokens at most" not in capsys.readouterr().out
 
 
+def test_every_setting_of_tuned_chats_has_a_checkpoint_of_its_own(finished, monkeypatch):
+    folder, recipe = finished
+    begun = []
+
+    def train(run, setting, place, checkpoint):
+        begun.append(checkpoint)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(tuned_chats, "_train", train)
+    run = Run(recipe, folder, "tuned")
+    for setting in (("all", 2e-3, 1, 0), ("all", 3e-3, 1, 0), ("all", 3e-3, 1, 8)):
+        with pytest.raises(KeyboardInterrupt):
+            tuned_chats.tuned_decoder(run, setting)
+    assert len({*begun}) == 3
+
+
 def test_the_study_of_tuned_chats_says_what_it_needs(finished):
     folder, recipe = finished
     with pytest.raises(MlpMemError, match="tuned = "):

@@ -55,7 +55,7 @@ def tuned_decoder(run: Run, setting: Setting) -> Decoder:
     """Return a tuned decoder; it is trained unless an earlier run did."""
     _, lr, epochs, rank = setting
     folder = run.root / "studies" / "tuned" / f"{lr:g}_{epochs}_{rank}"
-    checkpoint = folder.with_suffix(".safetensors")
+    checkpoint = folder.with_name(f"{folder.name}.safetensors")  # a name has a point of its own
     if not (folder / (ADAPTER if rank else "model.safetensors")).is_file():
         _train(run, setting, folder, checkpoint)
     discard(checkpoint)
