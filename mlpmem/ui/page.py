@@ -27,6 +27,7 @@ from mlpmem.ui.recordings.recorded import Recorded
 from mlpmem.ui.request import limits
 from mlpmem.ui.request.stream import new_run
 from mlpmem.ui.service.own_text import Shelf
+from mlpmem.ui.service.prefixes import Prefixes
 
 TITLE = "MLP Memory, live"
 POLL_SECONDS = 0.7
@@ -49,6 +50,7 @@ class Guarded(gr.Blocks):
     """
 
     gate: Gate
+    prefixes: Prefixes  # of all its models
 
     def queue(self, *_: Any, **__: Any) -> "Guarded":
         """Return self, with a fair queue of bounded length."""
@@ -73,7 +75,7 @@ def build(models: Sequence[PageModel]) -> gr.Blocks:
     gate, shelf = Gate(models[0].service), Shelf()
     copies = Shelf(BOUNDS.taught_bytes, share=BOUNDS.client_taught_bytes)
     with Guarded(title=TITLE, analytics_enabled=False) as page:
-        page.gate = gate
+        page.gate, page.prefixes = gate, Prefixes()
         _lay_out(page, models, models[0], shelf, copies)
         endpoints.build(models)
         programs.build([model.service for model in models], page)
@@ -84,7 +86,7 @@ def build(models: Sequence[PageModel]) -> gr.Blocks:
 
 
 def _lay_out(
-    page: gr.Blocks, models: Sequence[PageModel], model: PageModel, shelf: Shelf, copies: Shelf
+    page: Guarded, models: Sequence[PageModel], model: PageModel, shelf: Shelf, copies: Shelf
 ) -> None:
     """Lay out one model's path and connect its events."""
     service, recorded = model.service, model.recorded
@@ -102,8 +104,9 @@ def _lay_out(
     own = _own(shelf, recorded)
     taught = gr.State("", time_to_live=copies.seconds, delete_callback=copies.drop)
     shared = Shared(
-        service, recorded, lambda_bar, tools, *own, shelf, others, page.gate.uploads, taught, copies
-    )
+        service, recorded, lambda_bar, tools, *own, shelf, others, page.gate.uploads, taught,
+        copies, page.prefixes,
+    )  # fmt: skip
     with gr.Tabs(elem_id="tabs"):
         for name, panel in PANELS.items():
             with gr.Tab(name, id=name.lower()) as tab:

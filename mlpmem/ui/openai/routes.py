@@ -26,17 +26,17 @@ def is_on(environment: Mapping[str, str] = os.environ) -> bool:
 def build(services: Sequence[Service], page: Any) -> None:
     """Answer the protocol behind a page's door, unless it is off."""
     if is_on():
-        page.gate.programs = OpenAi(services, Jobs(page))
+        page.gate.programs = OpenAi(services, Jobs(page), page.prefixes)
 
 
 class OpenAi:
     """What answers the door's routes for programs."""
 
-    def __init__(self, services: Sequence[Service], jobs: Jobs) -> None:
+    def __init__(self, services: Sequence[Service], jobs: Jobs, prefixes: Prefixes) -> None:
         """Answer with the page's models that are loaded, in the page's queue."""
         self._services, self._jobs = services, jobs
         self._since = int(time.time())
-        self._prefixes = Prefixes()  # by client
+        self._prefixes = prefixes
 
     def get(self, name: str, named: Mapping[str, str]) -> tuple[int, bytes]:
         """Return the list of models, or one of them."""
