@@ -2,6 +2,7 @@
 
 import json
 import math
+import time
 import urllib.request
 
 import pytest
@@ -10,6 +11,17 @@ from test_page import generate, rows_of
 CHAT_DONE = (
     """(count) => document.querySelectorAll('#chat .answer[data-state=done]').length === count"""
 )
+
+
+def answering(servers):
+    """Return the app once its model answers, whichever test is the first in this process."""
+    server = servers["app"].wait()
+    for _ in range(600):
+        with urllib.request.urlopen(server.url + "health") as answer:
+            if json.load(answer)["model"]["complete"]:
+                return server
+        time.sleep(0.1)
+    return pytest.fail(server.log.read_text())
 
 
 def test_the_app_serves_a_bundle_from_start_to_drawer(visit, servers, tmp_path):
@@ -39,7 +51,7 @@ def test_exactly_four_endpoints_are_public(servers):
 
 
 def test_a_url_is_not_downloaded_and_a_lone_surrogate_is_replaced(servers):
-    server = servers["app"].wait()
+    server = answering(servers)
 
     def ask(prompt):
         """Return the last event that the endpoint sends for a prompt."""
@@ -63,7 +75,7 @@ def test_a_url_is_not_downloaded_and_a_lone_surrogate_is_replaced(servers):
 
 def test_programs_get_the_librarys_numbers_and_errors(servers):
     client_of = pytest.importorskip("gradio_client").Client
-    client = client_of(servers["app"].wait().url, verbose=False)
+    client = client_of(answering(servers).url, verbose=False)
     run = client.predict(prompt="Peru is", max_new_tokens=3, api_name="/generate")
     assert list(run["traces"]) == ["lm", "memory", "knn"] and run["lmbda"] is None
     step = run["traces"]["knn"]["steps"][0]
