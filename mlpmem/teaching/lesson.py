@@ -3,7 +3,7 @@
 loss = CE(new rows) + keep * KL(old memory || copy) at old rows. The copy shares no weight with the
 memory except a tied head, which is the decoder's and stays frozen. Steps are as many as fit into
 the seconds, by the time of those before; if all fit, the same seed and one thread give the same
-copy.
+copy. The seconds count from the call, so reading the rows leaves fewer steps.
 """
 
 import time
@@ -33,8 +33,8 @@ class Lesson:
     """How to teach; `python -m train.studies.training.sentences` measured the defaults."""
 
     steps: int = 240  # optimizer steps
-    seconds: float = 60.0  # of training at most
-    reading: float = 30.0  # seconds of reading old chats at most, in groups
+    seconds: float = 60.0  # of reading new rows and of training, at most
+    reading: float = 30.0  # more seconds, of reading old chats at most, in groups
     lr: float = 4e-4
     new: int = 48  # new rows of a step
     old: int = 320  # old rows of a step
@@ -81,7 +81,7 @@ def teach(
 
     The model and its memory do not change. MlpMemError if cancel.is_set() before the end.
     """
-    lesson = lesson or lesson_for(model)
+    lesson, begin = lesson or lesson_for(model), time.perf_counter()
     if model.memory is None:
         raise MlpMemError("this model has no memory to teach; load one with memory=...")
     texts = [sentence.strip() for sentence in sentences if sentence.strip()]
@@ -92,8 +92,12 @@ def teach(
     for text in texts:
         _check(cancel)
         rows.append(new_rows(model, known.of(text)))
-    old = (yield from _replayed(model, lesson, cancel)) if lesson.keep else rows[0].keys[:0]
-    yield from _train(model.memory, rows, old, lesson, cancel)
+    old, end = rows[0].keys[:0], begin + lesson.seconds
+    if lesson.keep:
+        old = yield from _replayed(model, lesson, cancel)
+        end += lesson.reading * reads_chats(model)
+    end = min(end, time.perf_counter() + lesson.seconds)
+    yield from _train(model.memory, rows, old, lesson, end, cancel)
 
 
 def lesson_for(
@@ -134,9 +138,17 @@ def _check(cancel: Cancel | None) -> None:
 @torch.inference_mode(False)
 @torch.enable_grad()
 def _train(
-    memory: Memory, new: Sequence[Rows], old: Tensor, lesson: Lesson, cancel: Cancel | None
+    memory: Memory,
+    new: Sequence[Rows],
+    old: Tensor,
+    lesson: Lesson,
+    end: float,
+    cancel: Cancel | None,
 ) -> Iterator[Progress]:
-    """Yield the progress of training a copy; every sentence has as much weight as the others."""
+    """Yield the progress of training a copy; every sentence has as much weight as the others.
+
+    A step begins only if one as slow as the slowest of the latest would be done by the time `end`.
+    """
     copy = trainable(memory)
     weights = [p for p in copy.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(weights, lr=lesson.lr, betas=(0.9, 0.95), weight_decay=0.0)
@@ -144,7 +156,7 @@ def _train(
     keys, values = torch.cat([r.keys for r in new]), torch.cat([r.values for r in new])
     share = torch.cat([torch.full((len(r.values),), 1 / len(r.values)) for r in new])
     old_batches = batches(len(old), lesson.old, rng) if len(old) else None
-    steps, begin, step, pace = lesson.steps, time.perf_counter(), 0, Pace(torch.get_num_threads())
+    steps, step, pace = lesson.steps, 0, Pace(torch.get_num_threads())
     while step < steps:
         _check(cancel)
         _set_rate(optimizer, lesson.lr, step, steps)
@@ -153,9 +165,11 @@ def _train(
         with pace.timed(step):
             loss, drift = _step(copy, memory, (keys[at], values[at]), kept, lesson.keep, optimizer)
         step += 1
-        if step >= TIMED:
-            fitting = int((lesson.seconds - (time.perf_counter() - begin)) / pace.seconds)
-            steps = step + max(0, min(lesson.steps - step, fitting))
+        left = end - time.perf_counter()
+        if left < pace.slowest:
+            steps = step
+        elif step >= TIMED:
+            steps = step + min(lesson.steps - step, max(1, int(left / pace.seconds)))
         done = finished(copy, memory) if step == steps else None
         yield Progress(step, steps, loss, drift, pace.seconds * (steps - step), done)
 
@@ -179,6 +193,11 @@ class Pace:
     def seconds(self) -> float:
         """Return the seconds of a step."""
         return self._of(self.threads)
+
+    @property
+    def slowest(self) -> float:
+        """Return the most seconds that a latest step of that number took."""
+        return max(self._taken[self.threads][-2 * TRIALS :], default=0.0)
 
     def _of(self, count: int) -> float:
         """Return the median seconds of a number's latest steps."""

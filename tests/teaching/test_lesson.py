@@ -9,7 +9,8 @@ import torch
 
 from mlpmem.api import Model
 from mlpmem.errors import MlpMemError
-from mlpmem.teaching.lesson import TIMED, Lesson, teach, trainable
+from mlpmem.teaching import lesson as lesson_module
+from mlpmem.teaching.lesson import Lesson, teach, trainable
 from mlpmem.teaching.rows import new_rows, old_keys
 from mlpmem.teaching.wordings import Wording, Wordings
 
@@ -76,7 +77,24 @@ def test_progress_counts_the_steps_and_only_the_last_has_the_memory():
 
 def test_seconds_bound_the_steps():
     seen = list(teach(tiny.model(), [FACT], Lesson(**{**vars(SHORT), "seconds": 1e-6})))
-    assert len(seen) == TIMED and seen[-1].memory is not None
+    assert len(seen) == 1 and seen[-1].memory is not None
+
+
+@pytest.mark.parametrize("reading", [0.0, 20.0, 55.0])
+def test_the_seconds_hold_with_reading_and_with_steps_of_uneven_length(monkeypatch, reading):
+    now, step, read = [100.0], lesson_module._step, lesson_module.new_rows
+    taken = iter([1.0, 2.0, 1.0, 1.5, 4.0, 1.0, 3.0, 1.0, 1.0, 2.5, 1.0, 4.0] * 9)
+
+    def slow(seconds, call, *given):
+        now[0] += seconds
+        return call(*given)
+
+    monkeypatch.setattr(lesson_module, "time", SimpleNamespace(perf_counter=lambda: now[0]))
+    monkeypatch.setattr(lesson_module, "_step", lambda *given: slow(next(taken), step, *given))
+    monkeypatch.setattr(lesson_module, "new_rows", lambda *given: slow(reading, read, *given))
+    seen = list(teach(tiny.model(), [FACT], Lesson(**{**vars(SHORT), "seconds": 60.0})))
+    assert now[0] - 100 <= 60 and seen[-1].memory is not None
+    assert 0 < len(seen) <= SHORT.steps - (reading > 0)
 
 
 def test_a_cancelled_teaching_ends_with_an_error_and_changes_nothing():
