@@ -21,10 +21,14 @@ def teach(page):
     page.wait_for_selector(".teach-table table")
 
 
-def test_an_empty_chat_leads_to_where_facts_are_told(visit):
+@pytest.mark.parametrize(
+    "start, button",
+    [("Chat", ".chat-empty button:has-text('tell it a fact')"), ("Compare", ".tells")],
+)
+def test_an_empty_chat_and_the_examples_lead_to_where_facts_are_told(visit, start, button):
     page = visit()
-    tab(page, "Chat")
-    page.click(".chat-empty button:has-text('tell it a fact')")
+    tab(page, start)
+    page.click(button)
     page.wait_for_function("document.activeElement.matches('.teach-box')")
 
 

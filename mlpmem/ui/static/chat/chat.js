@@ -3,8 +3,8 @@
 /** @import { Around, ChatValue, Texts, Turn } from "./types.js" */
 /** @import { Candidate, Packed, Pane, Props, Watch } from "../core/types.js" */
 /** @import { Plan } from "./run.js" */
-import { h, inTab, inside, setText } from "../core/dom.js";
-import { groupName } from "../core/panels.js";
+import { h, inside, setText } from "../core/dom.js";
+import { groupName, tellIt } from "../core/panels.js";
 import { isAway } from "../core/mix.js";
 import { AWAY, page, unpack } from "../core/state.js";
 import { legend } from "../view/panes.js";
@@ -21,8 +21,6 @@ import { ChatRun } from "./run.js";
 import { Settings, facts } from "./settings.js";
 import { Shown } from "./shown.js";
 
-/** @type {() => HTMLElement | null} */
-const teachBox = () => document.querySelector(".teach-box");
 const SAVE = 3000; // milliseconds between two savings of an answer that grows
 const SILENCE = 200000; // milliseconds without a value; the server's deadline is shorter
 
@@ -62,7 +60,7 @@ export class Chat extends Shown {
       h("div", { class: "starters" }, starters.map(([group, text]) => h("button", { type: "button", class: "starter",
         on: { click: () => this.send(text) } }, group ? h("span", { class: "starter-kind" }, groupName(group)) : "",
       h("span", { dir: "auto" }, text)))), this.undo, h("button", { type: "button", class: "chat-tool", hidden: page.local,
-        on: { click: () => inTab("Corpus", teachBox).then((box) => box?.focus()) } }, "Or tell it a fact of your own, and ask"));
+        on: { click: tellIt } }, "Or tell it a fact of your own, and ask"));
     const bar = h("div", { class: "chat-bar" }, this.composer.source,
       h("div", { class: "chat-tools" }, this.switch, this.settings.button, this.fresh));
     const key = legend();

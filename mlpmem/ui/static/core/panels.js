@@ -2,7 +2,7 @@
 /* The small panels: status chip, progress line, example chips; figures are resized when shown. */
 /** @import { Example, Props, Status, Watch } from "./types.js" */
 import { watchAdmission } from "./admission.js";
-import { h, inside, setText } from "./dom.js";
+import { h, inTab, inside, setText } from "./dom.js";
 import { page } from "./state.js";
 
 const GROUPS = [
@@ -75,6 +75,9 @@ const label = (example) => {
   return text.length > 46 ? `${text.slice(0, 44).trimEnd()}…` : text;
 };
 
+/** Opens the box in which the page is told facts. */
+export const tellIt = () => inTab("Corpus", () => /** @type {HTMLElement | null} */ (document.querySelector(".teach-box"))).then((box) => box?.focus());
+
 /** @type {(element: Element, props: Props<Example[], { surprises?: boolean, forgets?: boolean }>,
  *   trigger: (name: "pick", data: { index: any }) => void) => void} */
 export const mountExamples = (element, props, trigger) => {
@@ -87,6 +90,8 @@ export const mountExamples = (element, props, trigger) => {
   const forgets = props.forgets ? h("button", { type: "button", class: "surprise forgets",
     title: "A fact that the decoder knew: decoder only, with a memory, and fine-tuned on the new facts",
     on: { click: () => trigger("pick", { index: "forgets" }) } }, "What fine-tuning forgets") : "";
+  const tells = page.local ? "" : h("button", { type: "button", class: "surprise tells",
+    title: "The datastore knows it at once and cites it; then the memory can learn it", on: { click: tellIt } }, "Teach it a fact");
   if (!groups.length) return;
   const chips = h("div", { class: "chips", role: "group", "aria-label": "Examples" });
   const more = h("button", { type: "button", class: "icon-button more", "aria-label": "More examples",
@@ -103,7 +108,7 @@ export const mountExamples = (element, props, trigger) => {
     more.style.visibility = chips.scrollWidth > chips.clientWidth + 4 ? "" : "hidden";
   };
   host.toggleAttribute("data-wide", Boolean(forgets));
-  host.replaceChildren(h("div", { class: "draws" }, surprise, forgets), h("div", { class: "groups", role: "group",
+  host.replaceChildren(h("div", { class: "draws" }, surprise, forgets, tells), h("div", { class: "groups", role: "group",
     "aria-label": "Kinds of examples" }, tabs), chips, more);
   show(groups[0][0]);
 };
