@@ -1,7 +1,7 @@
 /* What is said of a token's choice: only what the kept candidates prove. */
 import assert from "node:assert/strict";
 import test from "node:test";
-import { choiceText, entropyOf, rankOf, topOf } from "../../mlpmem/ui/static/drawer/choice.js";
+import { choiceText, entropyOf, rankOf, shortText, topOf } from "../../mlpmem/ui/static/drawer/choice.js";
 
 /** A step of candidates [decoder, memory]; the first was written. */
 const stepOf = (rows) => ({
@@ -40,4 +40,12 @@ test("a step says how many candidates of a source it keeps; older recordings kee
   assert.equal(rankOf({ ...step, top: 10, p: { lm: 0.2 / 10 } }, LM, "lm"), 10);
   assert.equal(topOf(step, { ...LM, settings: { scored: true } }, 0).length, 5);
   assert.match(choiceText({ ...step, p: { lm: 0.2 / 12 } }, LM, 0), /^Entropy at least [\d.]+ nats, as open as [\d.]+ equal choices or more\. .* decoder beyond 8\.$/);
+});
+
+test("a list that is short of ten says what its trace keeps, and a whole one says nothing", () => {
+  const step = stepOf(TWELVE);
+  assert.equal(shortText(step, LM, 8), "This recording keeps 8 candidates of each source. ");
+  assert.equal(shortText(step, { ...LM, settings: { scored: true } }, 5), "A scored text keeps 5 candidates of each source. ");
+  assert.equal(shortText({ ...step, top: 10 }, LM, 9), "");
+  assert.equal(shortText(step, MEMORY, 10), "");
 });

@@ -31,6 +31,14 @@ export const topOf = (step, trace, lambda) => {
     .filter(({ p }) => p >= bound).sort((a, b) => b.p - a.p || a.id - b.id).slice(0, MOST);
 };
 
+/** Why a list is short of ten, "" where it is not: what the trace keeps proves no more.
+ * @type {(step: Step, trace: Opening, listed: number) => string} */
+export const shortText = (step, trace, listed) => {
+  const kept = keptOf(step, trace);
+  if (listed >= MOST || kept >= MOST) return "";
+  return `${isScored(trace) ? "A scored text" : "This recording"} keeps ${kept} candidates of each source. `;
+};
+
 /** The entropy of a mix in nats, with all unlisted tokens as one: the entropy is at least this much. `rest` is their share.
  * @type {(step: Step, trace: Opening, lambda: number) => { nats: number, rest: number }} */
 export const entropyOf = (step, trace, lambda) => {

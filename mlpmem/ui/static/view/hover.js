@@ -5,7 +5,7 @@
 import { h, inside, percent, setText, single } from "../core/dom.js";
 import { lambdaAt } from "../core/mix.js";
 import { lambdaOf, page } from "../core/state.js";
-import { choiceText, topOf } from "../drawer/choice.js";
+import { choiceText, shortText, topOf } from "../drawer/choice.js";
 import { drawer } from "../drawer/drawer.js";
 
 const WAIT = 220; // milliseconds until the card opens, so that a mouse can pass
@@ -38,9 +38,10 @@ function open(token) {
   card ??= lay();
   const weight = lambdaAt(step, lambdaOf(trace));
   setText(card.head, trace.system === "lm" ? "Likeliest here, the decoder" : `Likeliest here, mixed at λ ${weight.toFixed(2)}`);
-  card.list.replaceChildren(...topOf(step, trace, weight).map(({ id, text, p }) => h("li", { "data-chosen": id === step.id ? "" : null,
+  const top = topOf(step, trace, weight);
+  card.list.replaceChildren(...top.map(({ id, text, p }) => h("li", { "data-chosen": id === step.id ? "" : null,
     style: { "--p": p } }, h("span", { class: "hover-text", dir: "auto" }, single(text)), h("i"), h("b", null, percent(p)))));
-  setText(card.facts, choiceText(step, trace, weight));
+  setText(card.facts, `${shortText(step, trace, top.length)}${choiceText(step, trace, weight)}`);
   token.dataset.said = token.title; // one card, not two
   token.title = "";
   token.setAttribute("aria-describedby", ID);
