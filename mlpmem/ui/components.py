@@ -207,7 +207,7 @@ def teach_view(
     """Return the part that tells facts and teaches the memory; examples are (fact, question).
 
     longest is a sentence's characters, seconds a teaching's at most. It fires `tell` with {"text"}
-    or {"forget": an index}, `teach`, `halt` and `undo`.
+    or {"forget": a sentence}, `teach`, `halt` and `undo`.
     """
     events = (
         "{ tell: (data) => trigger('tell', data), teach: () => trigger('teach'), "

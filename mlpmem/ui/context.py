@@ -104,6 +104,8 @@ def short_id(own: Any) -> str:
 
 # Handlers are hidden from the API; PRIVATE ones are quick and do not wait for the model.
 PRIVATE = {"api_visibility": "private", "queue": False, "show_progress": "hidden"}
+# By default Gradio drops an event while the last of its kind is not finished.
+CLICK = {**PRIVATE, "trigger_mode": "multiple"}
 MODEL = {"concurrency_limit": BOUNDS.runs, "concurrency_id": "model"}  # whatever runs the model
 STREAM = {
     "api_visibility": "private",

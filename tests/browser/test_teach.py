@@ -116,6 +116,36 @@ def test_a_teaching_begins_again_at_once_after_it_was_cancelled(visit):
     assert "Cancelled" in page.inner_text(STATUS)
 
 
+def test_clicks_that_follow_at_once_are_all_done(visit):
+    page = visit()
+    facts = [f"Harrow has {count} ferries." for count in ("two", "six", "ten")]
+    for fact in facts:
+        tell(page, fact)
+    page.fill(".teach-box", "being written")
+    page.evaluate("for (const i of [0, 1]) document.querySelectorAll('.teach-forget')[i].click()")
+    page.wait_for_function("document.querySelectorAll('.teach-list li').length === 1")
+    assert facts[2] in page.inner_text(".teach-list")
+    assert page.input_value(".teach-box") == "being written"
+    page.fill(".teach-box", facts[0])
+    page.dblclick("#teach-tell")
+    page.wait_for_selector(".teach-list li >> nth=1")
+    page.wait_for_timeout(800)
+    assert not page.inner_text("#teach-view .alert") and not page.input_value(".teach-box")
+
+
+def test_no_button_drops_a_click(visit):
+    """A handler that is begun once at a time is a poll, or not begun by a visitor."""
+    page = visit()
+    once = page.evaluate("""() => {
+      const { components, dependencies } = window.gradio_config;
+      const named = Object.fromEntries(components.map(({ id, props }) => [id, props.elem_id]));
+      return dependencies.filter((one) => one.backend_fn && one.trigger_mode === 'once')
+        .flatMap((one) => one.targets.map(([id, event]) => `${named[id] ?? ''} ${event}`));
+    }""")
+    polls = {"tick", "load", "select", "expand", "ahead", "download"}
+    assert once and {name.split()[-1] for name in once} <= polls, once
+
+
 @pytest.mark.slow
 def test_a_long_or_repeated_sentence_is_a_message(visit):
     page = visit()

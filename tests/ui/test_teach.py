@@ -77,9 +77,9 @@ def test_a_told_sentence_is_found_and_a_deleted_one_is_forgotten(shared):
     value, second, sentences = tell(shared, sentences, key, text="Vellmar has a mayor, Ilka.")
     assert len(shared.store(second, "own").datastore.documents.titles) == 2
     assert shared.shelf.get(key) is None, "the earlier datastore is freed"
-    value, third, sentences = tell(shared, sentences, second, forget=0)
+    value, third, sentences = tell(shared, sentences, second, forget=FACT)
     assert sentences == ["Vellmar has a mayor, Ilka."]
-    value, last, sentences = tell(shared, sentences, third, forget=0)
+    value, last, sentences = tell(shared, sentences, third, forget=sentences[0])
     assert (last, sentences, value["sentences"]) == ("", [], [])
     assert shared.facts(third) == {"kind": "gone", "run": ""}
 
@@ -95,7 +95,7 @@ def test_told_sentences_are_bounded():
     full = [str(i) for i in range(BOUNDS.sentences)]
     with pytest.raises(MlpMemError, match="At most 20 sentences"):
         teach.changed(full, {"text": FACT})
-    assert teach.changed(full, {"forget": 99}) == full
+    assert teach.changed(full, {"forget": FACT}) == full
     assert teach.changed(None, {"text": FACT}) == [FACT]
 
 

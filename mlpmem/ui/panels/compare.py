@@ -16,7 +16,7 @@ from mlpmem.errors import MlpMemError, public_text
 from mlpmem.retrieval.origins import passages_saying
 from mlpmem.ui import components
 from mlpmem.ui.components import packed
-from mlpmem.ui.context import PRIVATE, STREAM, Shared
+from mlpmem.ui.context import CLICK, PRIVATE, STREAM, Shared
 from mlpmem.ui.figures.summary import ROUTED, headline_points
 from mlpmem.ui.recordings import saved
 from mlpmem.ui.recordings.rounds import rounds
@@ -52,7 +52,7 @@ def build(shared: Shared, tab: gr.Tab) -> None:
     )  # fmt: skip
     circuit = components.circuit(shared.recorded.context, elem_id="circuit")
     components.game(rounds(shared.recorded), elem_id="game")
-    circuit.origin(_finder(shared), None, circuit, trigger_mode="multiple", **PRIVATE)
+    circuit.origin(_finder(shared), None, circuit, **CLICK)
     run = gr.on(
         [generate.click, prompt.submit],
         _streamer(shared),
@@ -61,11 +61,11 @@ def build(shared: Shared, tab: gr.Tab) -> None:
     )  # fmt: skip
     ask = view.ask(_asker(shared), [shared.own, shared.taught], view, **STREAM)
     stop.click(None, cancels=[run, ask])
-    examples.pick(_picker(shared), None, [prompt, view], trigger_mode="multiple", **PRIVATE)
+    examples.pick(_picker(shared), None, [prompt, view], **CLICK)
     systems = options[0]
     shared.choice.change(_searching(shared), [shared.choice, systems], systems, **PRIVATE)
     boxes = [prompt, *options, view]
-    shared.tools.opened(_opener(shared), None, boxes, trigger_mode="multiple", **PRIVATE)
+    shared.tools.opened(_opener(shared), None, boxes, **CLICK)
     gr.on(None, _restorer(shared), None, boxes, **PRIVATE)
 
 

@@ -16,7 +16,7 @@ from mlpmem.retrieval.text_search import fold, marked, words_of
 from mlpmem.retrieval.texts import noted
 from mlpmem.ui import components
 from mlpmem.ui.components import packed
-from mlpmem.ui.context import PRIVATE, STREAM, Shared
+from mlpmem.ui.context import CLICK, PRIVATE, STREAM, Shared
 from mlpmem.ui.door.bounds import BOUNDS
 from mlpmem.ui.door.shares import client_of
 from mlpmem.ui.panels import teach
@@ -46,8 +46,9 @@ def build(shared: Shared, tab: gr.Tab) -> None:
         )  # fmt: skip
         search = gr.Button("Search", variant="primary", elem_id="corpus-search", scale=0)
     view = components.corpus_view(elem_id="corpus-view")
-    gr.on([search.click, query.submit], _searcher(shared), query, view, **PRIVATE)
-    view.open(_opener(shared), None, view, trigger_mode="multiple", **PRIVATE)
+    last = {**PRIVATE, "trigger_mode": "always_last"}  # an earlier search never covers a later one
+    gr.on([search.click, query.submit], _searcher(shared), query, view, **last)
+    view.open(_opener(shared), None, view, **CLICK)
     components.static('<h2 class="section">Tell it a fact</h2>')
     state = components.own_view(elem_id="own-view", render=False)
     told, sentences = teach.build(shared, state)
@@ -64,12 +65,11 @@ def build(shared: Shared, tab: gr.Tab) -> None:
     files = components.own_files(kinds, MOST, absent(), elem_id="own-files")
     state.render()
     outputs = [state, shared.own, shared.choice, told, sentences]
-    once = {**STREAM, "trigger_mode": "once"}
-    pasted = make.click(_maker(shared), [text, shared.own], outputs, **once)
-    sent = files.files(_uploader(shared), shared.own, outputs, **once)
-    files.save(_saver(shared), shared.own, files, **PRIVATE)
-    stop.click(_stopper(shared), shared.own, state, cancels=[pasted, sent], **PRIVATE)
-    delete.click(_deleter(shared), shared.own, [*outputs, text], **PRIVATE)
+    pasted = make.click(_maker(shared), [text, shared.own], outputs, **STREAM)
+    sent = files.files(_uploader(shared), shared.own, outputs, **STREAM)
+    files.save(_saver(shared), shared.own, files, **CLICK)
+    stop.click(_stopper(shared), shared.own, state, cancels=[pasted, sent], **CLICK)
+    delete.click(_deleter(shared), shared.own, [*outputs, text], **CLICK)
 
 
 def _searcher(shared: Shared):

@@ -15,7 +15,7 @@ from mlpmem.engine.general import GENERAL
 from mlpmem.errors import MlpMemError
 from mlpmem.ui import components
 from mlpmem.ui.components import packed
-from mlpmem.ui.context import PRIVATE, STREAM, Shared
+from mlpmem.ui.context import CLICK, STREAM, Shared
 from mlpmem.ui.door.bounds import BOUNDS
 from mlpmem.ui.door.shares import client_of
 from mlpmem.ui.recordings.words import is_atlas
@@ -41,14 +41,12 @@ def build(shared: Shared, own_view: gr.HTML) -> tuple[gr.HTML, gr.State]:
     seconds = BOUNDS.teach_seconds + BOUNDS.teach_reading * shared.recorded.chat_form
     view = components.teach_view(examples, BOUNDS.sentence, seconds, elem_id="teach-view")
     outputs = [view, own_view, shared.own, shared.choice, sentences]
-    view.tell(
-        _teller(shared), [shared.own, sentences], outputs, **{**STREAM, "trigger_mode": "once"}
-    )
-    taught = view.teach(  # "once" would drop a start while a cancelled teaching still ends
+    view.tell(_teller(shared), [shared.own, sentences], outputs, **STREAM)
+    taught = view.teach(
         _teacher(shared), [sentences, shared.taught], [view, shared.taught], **{**STREAM, **ONE}
     )
     view.halt(None, cancels=[taught])
-    view.undo(_undoer(shared), shared.taught, [view, shared.taught], **PRIVATE)
+    view.undo(_undoer(shared), shared.taught, [view, shared.taught], **CLICK)
     return view, sentences
 
 
@@ -58,8 +56,8 @@ def changed(sentences: Any, data: dict) -> list[str]:
     MlpMemError for an empty, long or repeated sentence, and for too many.
     """
     kept = [text for text in sentences if isinstance(text, str)] if sentences else []
-    if isinstance(data.get("forget"), int):
-        return [text for i, text in enumerate(kept) if i != data["forget"]]
+    if isinstance(data.get("forget"), str):
+        return [text for text in kept if text != data["forget"]]
     text = " ".join(inputs.check_text(data.get("text"), "sentence", BOUNDS.sentence).split())
     if text in kept:
         raise MlpMemError("You have told this already. Tell something else, or ask for it.")

@@ -8,12 +8,13 @@ const W = 240;
 const H = 56;
 const SORTS = { new: "Your facts, in other words", begun: "Your sentences, completed: the page knows no other words for these", old: "Old facts", known: "What the decoder knows",
   general: "Anything else: the answers should stay" };
+const TWICE = 600; // milliseconds in which a second click asks for nothing more
 const FORM = /^Question: (.*) Answer:$/;
 const WHY = "The datastore knows your sentences at once and cites them; delete one, and it forgets. The memory was " +
   "trained before you came. Teach it, and a copy of it learns them beside old text, so that it keeps the rest. The " +
   "copy is yours only, and goes with this page. While it is taught, your questions wait.";
 
-/** @typedef {{ tell: (data: { text: string } | { forget: number }) => void, teach: () => void, halt: () => void,
+/** @typedef {{ tell: (data: { text: string } | { forget: string }) => void, teach: () => void, halt: () => void,
  *   undo: () => void }} Events
  * @typedef {{ examples: [string, string][], longest: number, seconds: number }} Fields */
 
@@ -90,14 +91,18 @@ class Teach {
     /** @type {string | null} */
     this.run = null; // the teaching whose values are shown
     this.stopped = false;
+    this.sent = { key: "", at: 0 }; // what was told or deleted last, and when
   }
 
   #tell() {
     if (this.box.value.trim()) this.#send({ text: this.box.value });
   }
 
-  /** @param {{ text: string } | { forget: number }} data */
+  /** @param {{ text: string } | { forget: string }} data */
   #send(data) {
+    const [key, now] = [JSON.stringify(data), performance.now()];
+    if (key === this.sent.key && now - this.sent.at < TWICE) return;
+    this.sent = { key, at: now };
     setText(this.alert, "");
     setText(this.line, "Reading …");
     this.events.tell(data);
@@ -146,9 +151,9 @@ class Teach {
 
   /** @param {Extract<Taught, { kind: "told" }>} value */
   #told({ sentences, seconds }) {
-    this.box.value = "";
+    if (sentences.includes(this.box.value.trim().replace(/\s+/g, " "))) this.box.value = ""; // else it is being written
     setText(this.alert, "");
-    this.list.replaceChildren(...sentences.map((text, i) => this.#sentence(text, i)));
+    this.list.replaceChildren(...sentences.map((text) => this.#sentence(text)));
     const count = `${sentences.length} ${sentences.length === 1 ? "sentence" : "sentences"}`;
     const took = seconds ? `, read in ${short(seconds)} s` : "";
     setText(this.line, sentences.length ? `The datastore knows ${count}${took}.`
@@ -156,14 +161,14 @@ class Teach {
     this.#busy(false);
   }
 
-  /** @param {string} text @param {number} index */
-  #sentence(text, index) {
+  /** @param {string} text */
+  #sentence(text) {
     const question = this.examples.find(([told]) => told === text)?.[1];
     return h("li", null, h("span", { dir: "auto" }, text),
       h("button", { type: "button", class: "teach-ask", on: { click: () => ask(question ?? "") } },
         question ? `Ask: ${question}` : "Write a question"),
       h("button", { type: "button", class: "teach-forget", "aria-label": `Delete ${quote(text)}`,
-        on: { click: () => this.#send({ forget: index }) } }, "Delete"));
+        on: { click: () => this.#send({ forget: text }) } }, "Delete"));
   }
 
   /** @param {Extract<Taught, { kind: "teaching" }>} value */
