@@ -10,6 +10,7 @@ from mlpmem.loading.bundle import Bundle
 from mlpmem.loading.bundle_writer import save_bundle
 from mlpmem.loading.decoder_file import DecoderFile
 from mlpmem.loading.packages import PACKAGE
+from mlpmem.model.context import sentence_ends
 from mlpmem.model.decoder import Decoder
 
 PACKAGED, FILE, HUB_ID = "llm-tiny", "tiny.gguf", "someone/tiny-gguf"
@@ -38,8 +39,11 @@ def bundle(folder: Path, hub: str = f"{HUB_ID}@{COMMIT}", **parts) -> Bundle:
     decoder = Decoder.load(file.find())
     context = parts.pop("context", (4.0,))
     config = {"context": context, "tied_head": True, "gguf_sha256": file.sha256}
-    config["turn"] = parts.pop("turn", ())
-    memory = tiny.memory(decoder, **config).bind(decoder)
+    config |= {"turn": parts.pop("turn", ()), "asked": parts.pop("asked", False)}
+    memory = tiny.memory(decoder, **config)
+    if memory.config.asked:
+        memory.sentence_ends.copy_(sentence_ends(decoder.pieces))
+    memory.bind(decoder)
     examples = [{"name": "Peru", "group": "helps", "prompt": "Where is Lima?", "answer": "Peru"}]
     defaults = {"settings": {"lmbda": {"memory": 0.55}}, "examples": examples, "form": "chat"}
     return save_bundle(

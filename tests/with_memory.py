@@ -4,6 +4,7 @@ import tiny
 import torch
 
 from mlpmem.engine.fused import FusedModel
+from mlpmem.model.context import ASKED, ENDED
 from mlpmem.model.memory import Memory, MemoryConfig
 
 SHAPE = {"hidden_size": 64, "intermediate_size": 96}
@@ -24,4 +25,6 @@ def model_of(family="llama", tied=False, depth=-1, dtype=torch.float32, **option
     if memory.config.context:
         memory.door.mean.normal_()
         memory.door.scale.uniform_(0.5, 2)
+    if memory.config.asked:
+        memory.sentence_ends[::7], memory.sentence_ends[::5] = ENDED, ASKED
     return FusedModel(decoder, memory.eval().requires_grad_(False).to(dtype))

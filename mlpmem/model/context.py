@@ -9,8 +9,12 @@ names were asked about, which the last state of a small decoder has nearly forgo
 attention and no positions: one multiply-add of D numbers per token and half-life.
 
 With the token ids that begin a question in a chat, s starts at the last of them: names of earlier
-questions are left out. Sums run token by token in float32, so a text that is read in pieces gives
-the same bits. n half-lives, P positions read before.
+questions are left out. There, one more vector may be what was `asked`: the plain mean over the
+sentences that end with a question mark, so that of two names in a question the one that is asked
+about stands alone. Until such a sentence has ended, it is the mean of the longest half-life.
+
+Sums run token by token in float32, so a text that is read in pieces gives the same bits. n vectors,
+m sums, P positions read before.
 """
 
 from collections.abc import Sequence
@@ -27,6 +31,9 @@ from mlpmem.fast.attention import GrowingLayer
 MOST_LIVES, LONGEST = 4, 1e6  # half-lives, and tokens of one
 MOST_TURN = 2  # token ids that begin a question
 TINY = 1e-30  # in place of no weight at all: the mean of no words is 0
+ENDED, ASKED = 1.0, 2.0  # what a token ends: a sentence, or one that asks
+QUESTION_MARKS, FULL_STOPS = frozenset("?？؟"), frozenset(".!。！…")
+CLOSING = " \"'”’»)]"  # may follow a full stop in a token
 
 
 def check_half_lives(half_lives: Sequence[float], where: str) -> None:
@@ -53,7 +60,7 @@ def check_turn(turn: Sequence[int], vocab_size: int, where: str) -> None:
 
 
 class ContextLayer(GrowingLayer):
-    """Running sums in a decoder's cache, as keys (B, n, P, D + 2); its values are empty.
+    """Running sums in a decoder's cache, as keys (B, m, P, D + 2); its values are empty.
 
     The last numbers of a sum are that of the weights, and 1 at the first of two tokens that begin a
     question. The layer stands behind the decoder's own, so a crop, a choice of rows or a beam's
@@ -68,6 +75,12 @@ class Context:
     half_lives: tuple[float, ...]
     weights: Tensor  # (V,) float32 of token ids, 0 for those that are no words
     turn: tuple[int, ...] = ()  # the one or two token ids that begin a question in a chat
+    ends: Tensor | None = None  # (V,) of what tokens end, 0 for nothing; None: without `asked`
+
+    @property
+    def vectors(self) -> int:
+        """Return n."""
+        return len(self.half_lives) + (self.ends is not None)
 
     def read(
         self, embeddings: Tensor, ids: Tensor, mask: Tensor | None, layer: ContextLayer | None
@@ -84,16 +97,21 @@ class Context:
             parents = _parents(mask[:, 0])
         elif mask is not None:
             weights = weights * mask[:, -ids.shape[1] :]
-        sums = self._sums(embeddings.float(), ids, weights, parents, layer)  # (B, n, T, D + 2)
+        sums = self._sums(embeddings.float(), ids, weights, parents, layer)  # (B, m, T, D + 2)
         if layer is not None:
             layer.update(sums, sums[..., :0])
         means = sums[..., :-2] / sums[..., -2:-1].clamp_min(TINY)
+        if self.ends is not None:
+            longest = self.half_lives.index(max(self.half_lives))
+            asked = torch.where(sums[:, -1, :, -2:-1] > 0, means[:, -1], means[:, longest])
+            means = torch.cat([means[:, : len(self.half_lives)], asked[:, None]], 1)
         return means.transpose(1, 2).flatten(2)
 
     @cached_property
     def decay(self) -> Tensor:
-        """Return what a step leaves of each sum, (n, 1)."""
-        return 2.0 ** (-1 / torch.tensor(self.half_lives))[:, None]
+        """Return what a step leaves of each sum, (m, 1); nothing is lost of a sentence."""
+        decay = 2.0 ** (-1 / torch.tensor(self.half_lives))
+        return (decay if self.ends is None else torch.cat([decay, torch.ones(2)]))[:, None]
 
     def _sums(
         self,
@@ -103,9 +121,12 @@ class Context:
         parents: Tensor | None,
         layer: ContextLayer | None,
     ) -> Tensor:
-        """Return running sums (B, n, T, D + 2) of weighted embeddings and of the weights."""
+        """Return running sums (B, m, T, D + 2) of weighted embeddings and of the weights.
+
+        With `ends`, the last two sums are of the sentence at hand, and of those that asked.
+        """
         batch, length, size = embeddings.shape
-        lives = len(self.half_lives)
+        lives = len(self.decay)
         added = embeddings.new_zeros(batch, length, size + 2)
         torch.mul(embeddings, weights[..., None], out=added[..., :-2])
         added[..., -2] = weights
@@ -116,14 +137,15 @@ class Context:
         sums = added.new_zeros(length + 1, batch, lives, size + 2)  # the last row stays 0
         rows = torch.arange(batch, device=weights.device)
         for t in range(length):
-            if parents is not None:
-                now = sums[parents[:, t], rows]
-            now = torch.addcmul(added[:, t, None], now, left[t], out=sums[t])
+            before = now if parents is None else sums[parents[:, t], rows]
+            now = torch.addcmul(added[:, t, None], before, left[t], out=sums[t])
+            if self.ends is not None:
+                _end(now, before[:, -1] * left[t][:, -1], self.ends.to(ids.device)[ids[:, t, None]])
         sums[:length, ..., -1] = opens.T[..., None]
         return sums[:length].permute(1, 2, 0, 3)
 
     def _left(self, ids: Tensor, opens: Tensor, parents: Tensor | None, opened: Tensor) -> Tensor:
-        """Return what each step leaves of the sums before it, (T, B or 1, n, 1).
+        """Return what each step leaves of the sums before it, (T, B or 1, m, 1).
 
         opens are the first of two ids of `turn`; opened says whether the last token before was one.
         """
@@ -136,6 +158,15 @@ class Context:
         elif len(self.turn) == MOST_TURN:
             begins &= torch.cat([opened[:, None], opens[:, :-1]], 1)
         return left * ~begins.T[..., None, None]
+
+
+def _end(sums: Tensor, asked: Tensor, ends: Tensor) -> None:
+    """Set the last two sums (B, m, D + 2) after a token that ends (B, 1) a sentence or nothing.
+
+    asked (B, D + 2) is the sum of earlier sentences that asked.
+    """
+    sums[:, -1] = asked + sums[:, -2] * (ends == ASKED)
+    sums[:, -2] *= ends == 0
 
 
 def _parents(sees: Tensor) -> Tensor:
@@ -160,3 +191,17 @@ def word_weights(special_ids: Sequence[int] | frozenset[int], vocab_size: int) -
     weights = torch.ones(vocab_size)
     weights[[i for i in special_ids if i < vocab_size]] = 0.0  # a tokenizer may have more
     return weights
+
+
+def sentence_ends(pieces: Sequence[str]) -> Tensor:
+    """Return what tokens with these texts end, (V,): ASKED, ENDED, or 0 for nothing.
+
+    A full stop inside a name ("St. Louis") ends a sentence, too; nothing here knows better.
+    """
+    ends = [
+        ASKED if QUESTION_MARKS & set(piece)
+        else ENDED if "\n" in piece or piece.rstrip(CLOSING)[-1:] in FULL_STOPS
+        else 0.0
+        for piece in pieces
+    ]  # fmt: skip
+    return torch.tensor(ends)

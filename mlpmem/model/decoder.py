@@ -200,8 +200,9 @@ class Decoder(Texts):
 
     @property
     def state_size(self) -> int:
-        """Return K, of what `forward` returns as hidden: D, and D more per half-life."""
-        return self.hidden_size * (1 + len(self.half_lives))
+        """Return K, of what `forward` returns as hidden: D, and D more per context vector."""
+        vectors = self.context.vectors if self.context is not None else 0
+        return self.hidden_size * (1 + vectors)
 
     @property
     def half_lives(self) -> tuple[float, ...]:

@@ -60,6 +60,8 @@ class MemoryConfig:
     context: tuple[float, ...] = ()
     # one or two token ids that begin a question in a chat; context vectors begin anew there
     turn: tuple[int, ...] = ()
+    # whether it also reads a vector of the sentences that ask, see model/context.py
+    asked: bool = False
 
     def __post_init__(self) -> None:
         """Raise MlpMemError for invalid values."""
@@ -80,6 +82,11 @@ class MemoryConfig:
                 f"memory config: gguf_sha256 must be a text; got {self.gguf_sha256!r}. Export or "
                 "download the memory again"
             )
+        if not isinstance(self.asked, bool) or (self.asked and not self.turn):
+            raise MlpMemError(
+                "memory config: asked must be true or false, and with true, turn must say what "
+                f"begins a question; got {self.asked!r}. Export or download the memory again"
+            )
         if str(self.family) not in LAYOUTS:
             raise MlpMemError(
                 f"memory config: family must be {' or '.join(LAYOUTS)}; got {self.family!r}. "
@@ -90,8 +97,8 @@ class MemoryConfig:
 
     @property
     def input_size(self) -> int:
-        """Return K, of what it reads: D, and D more per half-life."""
-        return self.hidden_size * (1 + len(self.context))
+        """Return K, of what it reads: D, and D more per context vector."""
+        return self.hidden_size * (1 + len(self.context) + self.asked)
 
     @classmethod
     def from_dict(cls, row: dict) -> "MemoryConfig":
@@ -128,6 +135,9 @@ class Memory(nn.Module):
             self.door = Door(config.input_size, config.hidden_size)
             self.token_weights: Tensor
             self.register_buffer("token_weights", torch.ones(config.vocab_size))
+        if config.asked:
+            self.sentence_ends: Tensor
+            self.register_buffer("sentence_ends", torch.zeros(config.vocab_size))
         block, self._blocks, norm, self._norm = LAYOUTS[config.family]
         self.add_module(
             self._blocks, nn.ModuleList(block(config) for _ in range(config.num_layers))
@@ -209,7 +219,8 @@ class Memory(nn.Module):
         """
         if self.config.context and decoder.context is None:
             weights = self.token_weights.float().to(decoder.device)
-            decoder.context = Context(self.config.context, weights, self.config.turn)
+            ends = self.sentence_ends.float().to(decoder.device) if self.config.asked else None
+            decoder.context = Context(self.config.context, weights, self.config.turn, ends)
         check_binding(self.config, decoder)
         if self.config.tied_head:
             head = decoder.model.get_output_embeddings()
@@ -240,6 +251,7 @@ def check_binding(config: MemoryConfig, decoder) -> None:
     if config.context:
         pairs["context"] = (config.context, decoder.half_lives)
         pairs["turn"] = (config.turn, decoder.context.turn)
+        pairs["asked"] = (config.asked, decoder.context.ends is not None)
     if config.tokenizer_hash:
         pairs["tokenizer hash"] = (config.tokenizer_hash[:12], decoder.tokenizer_hash[:12])
     if config.gguf_sha256 and decoder.gguf_sha256:

@@ -122,8 +122,9 @@ def test_evidence_of_a_cut_prompt_of_forced_tokens_and_of_other_settings_is_read
 
 
 @pytest.mark.parametrize("turn", [(), (9,), (8, 9)])
-def test_context_vectors_go_on_where_the_text_does(turn):
-    bound = with_memory.model_of(context=(4.0, 16.0), turn=turn)
+@pytest.mark.parametrize("asked", [False, True])
+def test_context_vectors_go_on_where_the_text_does(turn, asked):
+    bound = with_memory.model_of(context=(4.0, 16.0), turn=turn, asked=asked and bool(turn))
     bound.memory.bind(bound.decoder)
     model = Model(bound.decoder, bound.memory)
     first, longer = [*FIRST[:9], 8, 9, 11, 12], [*FIRST[:9], 8, 9, 11, 12, 13, 8, 9, 14, 15]

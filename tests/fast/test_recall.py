@@ -128,7 +128,7 @@ def test_a_generation_is_the_same_with_and_without_compiled_code():
 
 
 def test_compiled_code_goes_on_from_what_was_read_before():
-    model = model_of(context=(4.0, 16.0))
+    model = model_of(context=(4.0, 16.0), turn=(7,), asked=True)
     model.memory.bind(model.decoder)
     model.decoder.fast_pass.compile()
     model = Model(model.decoder, model.memory)

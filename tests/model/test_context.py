@@ -5,7 +5,14 @@ import pytest
 import torch
 
 from mlpmem.errors import MlpMemError
-from mlpmem.model.context import Context, ContextLayer, word_weights
+from mlpmem.model.context import (
+    ASKED,
+    ENDED,
+    Context,
+    ContextLayer,
+    sentence_ends,
+    word_weights,
+)
 from mlpmem.model.memory import Memory, MemoryConfig
 from mlpmem.retrieval.documents import entries, join_passages
 from mlpmem.retrieval.passages import forward_positions
@@ -181,6 +188,105 @@ def test_a_tree_of_tokens_begins_anew_along_each_branch():
         alone = words.read(vectors[:, path], ids[:, path], None, None)[0]
         assert torch.equal(tree[path], alone)
     assert torch.equal(tree[2, :4], vectors[0, 2]) and not torch.equal(tree[3, :4], vectors[0, 3])
+
+
+STOP, MARK, TURN = 20, 21, 22  # tokens that end a sentence, ask, and begin a question
+CHATS = {  # token ids, and the places of the words that were asked at its end
+    "nothing has ended": ([TURN, 5, 9], None),
+    "a statement only": ([TURN, 5, 9, STOP, 7, STOP], None),
+    "the last sentence asks": ([TURN, 5, 9, STOP, 7, 12, MARK], [4, 5, 6]),
+    "the first one asks": ([TURN, 5, 9, MARK, 7, 12, STOP], [1, 2, 3]),
+    "an answer follows": ([TURN, 5, 9, MARK, 31, 40, STOP, 6], [1, 2, 3]),
+    "two ask": ([TURN, 5, MARK, 8, STOP, 7, 12, MARK, 6], [1, 2, 5, 6, 7]),
+    "an earlier question asked": ([TURN, 5, MARK, 8, TURN, 7, 12, MARK], [5, 6, 7]),
+    "the new question has not asked yet": ([TURN, 5, MARK, 8, TURN, 7, 12], None),
+}
+
+
+@pytest.fixture
+def asking(decoder, monkeypatch):
+    """Return the decoder with a context of what was asked, too."""
+    ends = torch.zeros(decoder.vocab_size)
+    ends[STOP], ends[MARK] = ENDED, ASKED
+    weights = torch.linspace(0.2, 1, decoder.vocab_size)
+    weights[TURN] = 0  # a control token
+    monkeypatch.setattr(decoder, "context", Context(LIVES, weights, (TURN,), ends))
+    return decoder
+
+
+@pytest.mark.parametrize("name", CHATS)
+def test_what_was_asked_is_the_mean_of_the_sentences_that_ask(asking, name):
+    ids, places = CHATS[name]
+    size = asking.hidden_size
+    assert asking.state_size == 4 * size
+    state = states(asking, [ids])[0, -1]
+    longest, asked = state[size : 2 * size], state[2 * size :]
+    if places is None:
+        assert torch.equal(asked, longest)
+        return
+    words = torch.tensor([ids[place] for place in places])
+    weights = asking.context.weights[words].double()
+    embeddings = asking.model.get_input_embeddings().weight[words].double()
+    mean = (weights[:, None] * embeddings).sum(0) / weights.sum()
+    torch.testing.assert_close(asked.double(), mean)
+
+
+@pytest.mark.parametrize("cut", [1, 3, 6, 9])
+def test_what_was_asked_has_the_same_bits_in_pieces_in_rows_and_after_a_crop(asking, cut):
+    ids = [TURN, 5, 9, STOP, 7, 12, MARK, 31, STOP, 6, 8]
+    whole = states(asking, [ids])
+    first = asking.forward(torch.tensor([ids[:cut], [40] * cut]), use_cache=True)
+    first.cache.batch_select_indices(torch.tensor([1, 0]))
+    asking.forward(torch.tensor([[MARK], [MARK]]), cache=first.cache)
+    first.cache.crop(-1)
+    rest = [
+        asking.forward(torch.tensor([[3], [t]]), cache=first.cache).hidden[1:] for t in ids[cut:]
+    ]
+    pieces = torch.cat([first.hidden[:1], *rest], 1)[..., asking.hidden_size :]
+    assert torch.equal(pieces, whole)
+
+
+def test_what_was_asked_follows_each_branch_of_a_tree(asking):
+    words, vectors = asking.context, torch.randn(1, 6, 4)
+    ids = torch.tensor([[TURN, 5, MARK, STOP, 7, 8]])  # 5 goes on with "?" and 7, or "." and 8
+    parents = [-1, 0, 1, 1, 2, 3]
+    sees = torch.zeros(1, 1, 6, 6, dtype=torch.bool)
+    for t in range(6):
+        at = t
+        while at >= 0:
+            sees[0, 0, t, at], at = True, parents[at]
+    tree = words.read(vectors, ids, sees, None)[0]
+    for path in ([0, 1, 2, 4], [0, 1, 3, 5]):
+        alone = words.read(vectors[:, path], ids[:, path], None, None)[0]
+        assert torch.equal(tree[path], alone)
+    assert not torch.equal(tree[4, 8:], tree[4, 4:8]) and torch.equal(tree[5, 8:], tree[5, 4:8])
+
+
+def test_sentences_end_at_marks_and_at_line_ends():
+    pieces = [" Who", "?", '?"', "？", ".", '."', "!\n", "\n", ".5", "U.S", ""]
+    ends = [0, ASKED, ASKED, ASKED, ENDED, ENDED, ENDED, ENDED, 0, 0, 0]
+    assert sentence_ends(pieces).tolist() == ends
+
+
+def test_a_memory_keeps_what_ends_a_sentence(tmp_path):
+    decoder = tiny.decoder("llama")
+    sizes = decoder.hidden_size, decoder.vocab_size, 1, 8
+    memory = Memory(MemoryConfig(*sizes, context=LIVES, turn=(TURN,), asked=True))
+    with torch.no_grad():
+        memory.sentence_ends.copy_(sentence_ends(decoder.pieces))
+    memory.save(tmp_path, torch.float16)
+    loaded = Memory.load(tmp_path).bind(decoder)
+    assert loaded.config.asked and decoder.state_size == loaded.config.input_size
+    assert torch.equal(decoder.context.ends, sentence_ends(decoder.pieces))
+    assert decoder.context.ends.max() == ASKED
+    with pytest.raises(MlpMemError, match="another decoder: asked"):
+        Memory(MemoryConfig(*sizes, context=LIVES, turn=(TURN,))).bind(decoder)
+
+
+@pytest.mark.parametrize("values", [{"asked": True}, {"asked": 1, "turn": (3,)}])
+def test_odd_words_of_asked_are_refused(values):
+    with pytest.raises(MlpMemError, match="asked must be"):
+        MemoryConfig(6, 9, 1, 8, context=LIVES, **values)
 
 
 @pytest.mark.parametrize("turn", [(1, 2, 3), (-1,), (9,), (True,), ("a",)])

@@ -11,7 +11,7 @@ import torch
 from mlpmem.engine.router import Router
 from mlpmem.errors import MlpMemError
 from mlpmem.loading.bundle import load_bundle
-from mlpmem.model.context import Context
+from mlpmem.model.context import Context, sentence_ends
 from mlpmem.model.memory import Memory
 from mlpmem.model.prompts import chat_ids
 from mlpmem.retrieval.documents import Documents, entries, join_passages
@@ -98,7 +98,8 @@ def test_prompts_are_no_entries_and_survive_a_save(tmp_path):
 
 def test_rows_read_the_context_that_the_decoder_gives():
     decoder, documents = chatty(), tiny.documents()
-    decoder.context = Context(LIVES, token_weights("rare", decoder, documents))
+    weights = token_weights("rare", decoder, documents)
+    decoder.context = Context(LIVES, weights, ends=sentence_ends(decoder.pieces))
     positions, _ = entries(documents)
     positions = np.random.default_rng(0).permutation(positions)
     read = ContextReader(decoder, decoder.context).vectors(documents, positions)
@@ -182,8 +183,8 @@ def finished(tmp_path_factory):
         targets=TargetsConfig(k=4, easy_share=1.0),
         memory=MemoryFitConfig(
             blocks=1, intermediate_size=16, head="tied", start="identity", context=LIVES,
-            token_weights="rare", words_of="question", epochs=2, batch=64, alpha=0.2, kept=16,
-            processes=1, dtype="float32", validation_rows=16,
+            token_weights="rare", words_of="question", asked=True, epochs=2, batch=64, alpha=0.2,
+            kept=16, processes=1, dtype="float32", validation_rows=16,
         ),
         router=RouterFitConfig(units=4, state=True, k=4, questions=6),
         finetuned=FinetunedConfig(settings=(), lora=()),

@@ -26,7 +26,7 @@ ASK = "What is  the capital of Peru?\n"
 
 def router(decoder) -> Router:
     """Return a router with a hidden layer that reads all of the state."""
-    sizes = {"units": 5, "state_size": decoder.hidden_size * (1 + len(LIVES))}
+    sizes = {"units": 5, "state_size": decoder.hidden_size * (2 + len(LIVES))}
     made = Router(RouterConfig("memory", decoder.vocab_size, decoder.tokenizer_hash, **sizes))
     torch.manual_seed(3)
     with torch.no_grad():
@@ -46,7 +46,8 @@ def site(request, tmp_path_factory):
         named.package(folder / "site", kind=request.param, **SHAPE)
         named.bundle(folder / "first", context=LIVES)
         first = load_bundle(folder / "first").model()
-        words = {"context": LIVES, "turn": tuple(first.chat_ids(ASK, 1)[3:5])}  # begun anew inside
+        turn = tuple(first.chat_ids(ASK, 1)[3:5])  # begun anew inside
+        words = {"context": LIVES, "turn": turn, "asked": True}
         named.bundle(folder / "bundle", routers={"memory": router(first.decoder)}, **words)
         model = load_bundle(folder / "bundle").model()
         listing = live.write(folder / "bundle", folder / "out")

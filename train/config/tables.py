@@ -144,6 +144,8 @@ class MemoryFitConfig:
     token_weights: str = "words"  # in a context vector: all words alike, or "rare" ones more
     # words of a context vector: of the whole "text", or of a chat's last "question" and after it
     words_of: str = "text"
+    # whether it also reads the words of the sentences that ask, those with a question mark
+    asked: bool = False
     epochs: int = 8
     batch: int = 1024  # rows per step, over all processes
     micro_batch: int = 0  # rows per pass: less memory, same result; 0: all of a process
@@ -181,6 +183,8 @@ class MemoryFitConfig:
             raise MlpMemError(
                 'memory: words_of = "question" needs half-lives in context, such as [16, 64]'
             )
+        if self.asked and self.words_of != "question":
+            raise MlpMemError('memory: asked = true needs words_of = "question"')
         if self.context and self.start == "decoder":
             raise MlpMemError(
                 'memory: start must be "free" or "identity" with a context, which the decoder\'s '

@@ -11,6 +11,7 @@ from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 from torch import Tensor, nn
 
+from mlpmem.model.context import sentence_ends
 from mlpmem.model.decoder import Decoder
 from mlpmem.model.families import layers_of
 from mlpmem.model.memory import Memory, MemoryConfig
@@ -43,8 +44,11 @@ def new_memory(
             tied_head=config.head == "tied",
             context=config.context,
             turn=question_start(decoder.tokenizer) if config.words_of == "question" else (),
+            asked=config.asked,
         )
     )
+    if config.asked:
+        memory.sentence_ends.copy_(sentence_ends(decoder.pieces))
     if config.head == "tied":
         memory.lm_head.weight = nn.Parameter(decoder.head_weight.clone(), requires_grad=False)
     if config.head == "decoder":

@@ -21,10 +21,21 @@ REQUESTS_FILE = Path(__file__).with_name("requests.toml")
 SENTENCE = "{question} Answer in one sentence."
 RIVALS = (  # ways to name another entity of the kind beside the one that is asked about
     "Not {other}. {question}",
-    "{question} Please do not confuse it with {other}.",
     "Yesterday I asked about {other}. Now another question. {question}",
     "Forget {other} for a moment. {question}",
+    "We have talked enough of {other}. {question}",
+    "My friend likes {other}, but I wonder about something else. {question}",
+    "Leave {other} aside. {question}",
+    "I have just read a page on {other}. {question}",
+    "{other} is another matter. {question}",
+    "{question} Please do not confuse it with {other}.",
     "{question} I do not mean {other}.",
+    "{question} The answer for {other} is known to me.",
+    "{question} It has nothing to do with {other}.",
+    "{question} We can speak of {other} later.",
+    "{question} Somebody told me about {other} instead.",
+    "{question} Do not tell me about {other}.",
+    "{question} {other} does not interest me.",
 )
 TEST_RIVALS = {  # the other one first, or last; in no training chat
     "two": "I know {other} well, so this is not about {other}. {question}",

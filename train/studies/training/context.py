@@ -7,6 +7,7 @@ makes their distances as large as those of the hidden states. N entries, D numbe
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from torch import Tensor
@@ -20,15 +21,17 @@ from train.measure.findings import Finding
 from train.studies.run import Run
 from train.studies.training.sensitivity import train_cell
 
-READ = {  # how the words so far are read: half-lives in tokens, weights of tokens, and of what
-    "none": ((), "words", "text"),
-    "16": ((16.0,), "rare", "text"),
-    "64": ((64.0,), "rare", "text"),
-    "16 and 64": ((16.0, 64.0), "rare", "text"),
-    "4, 16 and 64": ((4.0, 16.0, 64.0), "rare", "text"),
-    "16 and 64, words alike": ((16.0, 64.0), "words", "text"),
-    "16 and 64, of the question": ((16.0, 64.0), "rare", "question"),
+READ: dict[str, dict[str, Any]] = {  # how the words so far are read: [memory]'s options
+    "none": {"context": ()},
+    "16": {"context": (16.0,)},
+    "64": {"context": (64.0,)},
+    "16 and 64": {},
+    "4, 16 and 64": {"context": (4.0, 16.0, 64.0)},
+    "16 and 64, words alike": {"token_weights": "words"},
+    "16 and 64, of the question": {"words_of": "question"},
+    "16 and 64, of the question, and what was asked": {"words_of": "question", "asked": True},
 }
+USUAL = {"context": (16.0, 64.0), "token_weights": "rare", "words_of": "text", "asked": False}
 KNN_LIVES, KNN_WEIGHTS = (16.0, 64.0), (0.0, 0.5, 1.0, 2.0)
 
 
@@ -53,10 +56,10 @@ def context(run: Run) -> Iterator[Finding]:
         )
     base = replace(run.recipe.memory, epochs=run.config.epochs, temperature=1.0)
     chats = getattr(run.decoder.tokenizer, "chat_template", None)
-    for number, (name, (lives, weights, words_of)) in enumerate(READ.items()):
-        if words_of == "question" and not chats:
+    for number, (name, options) in enumerate(READ.items()):
+        if "words_of" in options and not chats:
             continue
-        config = replace(base, context=lives, token_weights=weights, words_of=words_of)
+        config = replace(base, **USUAL | options)
         memory = train_cell(run, f"context-{number}", config)
         decoder = Decoder.load(run.root / "decoder", depth=memory.config.depth)
         trial = run.trial(decoder, memory.bind(decoder))

@@ -2,28 +2,34 @@
 /* The context vectors: decayed means of the embeddings of the words so far, as mlpmem/model/context.py has them.
  *
  * Each half-life keeps D sums of weighted embeddings and one of the weights, in the cache of a text. Where a question begins,
- * they begin anew: at the second of two token ids, or at the one. The last number of all is 1 after the first of two. */
+ * they begin anew: at the second of two token ids, or at the one. The last number of all is 1 after the first of two.
+ *
+ * With `ends`, two more sums are kept, of the sentence at hand and of those that asked, and one more mean is written. */
 
 const TINY = 1e-30; // in place of no weight at all: the mean of no words is 0
+const ASKED = 2; // what a token ends: 1 a sentence, 2 one that asks
 
 export class Context {
   /** @param {number[]} lives half-lives in tokens @param {number} size D @param {Float32Array} weights (V,) of token ids
-   * @param {number[]} turn the one or two token ids that begin a question, or none */
-  constructor(lives, size, weights, turn = []) {
+   * @param {number[]} turn the one or two token ids that begin a question, or none
+   * @param {Float32Array | null} ends (V,) of what tokens end, 0 for nothing; null: no mean of what was asked */
+  constructor(lives, size, weights, turn = [], ends = null) {
     this.decays = lives.map((life) => Math.fround(2 ** (-1 / life)));
     this.size = size;
     this.weights = weights;
     this.turn = turn;
+    this.ends = ends;
+    this.longest = lives.indexOf(Math.max(...lives));
   }
 
   /** The numbers of all context vectors. */
   get width() {
-    return this.decays.length * this.size;
+    return (this.decays.length + (this.ends ? 1 : 0)) * this.size;
   }
 
   /** The sums of a text without words. */
   sums() {
-    return new Float32Array(this.decays.length * (this.size + 1) + 1);
+    return new Float32Array((this.decays.length + (this.ends ? 2 : 0)) * (this.size + 1) + 1);
   }
 
   /** Adds a token to sums and writes the means. @param {number} token @param {Float32Array} embedding (D,) @param {Float32Array} sums
@@ -44,5 +50,22 @@ export class Context {
         out[to + i] = sums[at + i] / all;
       }
     }
+    if (this.ends) this.#ask(this.ends[token], weight, embedding, sums, out);
+  }
+
+  /** Adds a token to the last two sums and writes what was asked.
+   * @param {number} ends @param {number} weight @param {Float32Array} embedding @param {Float32Array} sums @param {Float32Array} out */
+  #ask(ends, weight, embedding, sums, out) {
+    const { size, longest } = this;
+    const sentence = this.decays.length * (size + 1);
+    const asked = sentence + size + 1;
+    const to = this.decays.length * size;
+    for (let i = 0; i <= size; i += 1) {
+      const sum = sums[sentence + i] + (i < size ? weight * embedding[i] : weight);
+      sums[sentence + i] = ends ? 0 : sum;
+      if (ends === ASKED) sums[asked + i] += sum;
+    }
+    const all = sums[asked + size];
+    for (let i = 0; i < size; i += 1) out[to + i] = all > 0 ? sums[asked + i] / Math.max(all, TINY) : out[longest * size + i];
   }
 }

@@ -28,9 +28,9 @@ export function checkMemory(config, shape, hash) {
 
 export class Memory {
   /** The numbers that a memory takes in an arena. @param {Config} config */
-  static room({ family, num_layers: layers, hidden_size: D, intermediate_size: inner, vocab_size: V, tied_head: tied, context = [] }) {
+  static room({ family, num_layers: layers, hidden_size: D, intermediate_size: inner, vocab_size: V, tied_head: tied, context = [], asked = false }) {
     const { norm, ffn } = roomsOf(familyOf(family, "memory"));
-    const K = D * (1 + context.length);
+    const K = D * (1 + context.length + (asked ? 1 : 0));
     const door = context.length ? 2 * room(K) + room(D * K) + room(ROWS * K) : 0;
     return door + layers * (norm(D) + ffn(D, inner)) + norm(D) + (tied ? 0 : room(V * D)) +
       2 * room(ROWS * inner) + room(ROWS * V) + 2 * room(ROWS * D) + room(ROWS * Math.max(K, inner));
@@ -46,8 +46,9 @@ export class Memory {
     this.config = config;
     this.arena = arena;
     const lives = config.context ?? [];
-    const K = D * (1 + lives.length);
-    this.context = lives.length ? new Context(lives, D, weights.copy("token_weights", [V], new Float32Array(V)), config.turn) : null;
+    const named = (/** @type {string} */ name) => weights.copy(name, [V], new Float32Array(V));
+    this.context = lives.length ? new Context(lives, D, named("token_weights"), config.turn, config.asked ? named("sentence_ends") : null) : null;
+    const K = D + (this.context?.width ?? 0);
     /** @type {Door | null} */
     this.door = this.context && { mean: reader.vector("door.mean", K), scale: reader.vector("door.scale", K),
       weight: reader.matrix("door.linear", D, K), read: arena.take(ROWS * K) };
