@@ -13,7 +13,7 @@ SYSTEMS = {
 WORDINGS = {
     "test": "new wording", "unseen": "unseen form", "second": "second turn",
     "third": "third turn", "two": "two names, the last asked about",
-    "two_last": "two names, the first asked about",
+    "two_last": "two names, the first asked about", "two_within": "two names in one sentence",
 }  # fmt: skip
 GROUPS = ("real", "invented")
 KEPT = {"general": "other requests unchanged", "naming": "that name the facts' entities"}

@@ -203,7 +203,7 @@ def test_a_corpus_has_every_cell_and_what_must_be_kept(finished):
     lines = (folder / "corpus" / "questions.jsonl").read_text("utf-8").splitlines()
     rows = [json.loads(line) for line in lines]
     wordings = {row["wording"] for row in rows}
-    assert {"seen", "dev", "test", "unseen", "second", "third", "two", "two_last"} <= wordings
+    assert {"seen", "dev", "test", "unseen", "second", "third", *chat_facts.TEST_RIVALS} <= wordings
     assert {row["group"] for row in rows} == {"real", "invented"}
     for split, count in (("train", 8), ("dev", 4), ("test", 4)):
         kept = Documents.load(folder / "corpus" / "kept" / split)

@@ -114,7 +114,7 @@ GROUPS = ("A1", "A2", "B")
 CHOOSING = "dev"  # the held-out wordings that choose lambda
 WORDINGS = ("seen", "test", "unseen", "statement_test")
 CHAT_GROUPS = ("real", "invented")
-CHAT_WORDINGS = ("seen", "test", "unseen", "second", "third", "two", "two_last")
+CHAT_WORDINGS = ("seen", "test", "unseen", "second", "third", "two", "two_last", "two_within")
 
 
 @dataclass(frozen=True)

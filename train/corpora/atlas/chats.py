@@ -37,9 +37,10 @@ RIVALS = (  # ways to name another entity of the kind beside the one that is ask
     "{question} Do not tell me about {other}.",
     "{question} {other} does not interest me.",
 )
-TEST_RIVALS = {  # the other one first, or last; in no training chat
+TEST_RIVALS = {  # the other one first, last, or within the question; in no training chat
     "two": "I know {other} well, so this is not about {other}. {question}",
     "two_last": "{question} Mind that {other} is a different one.",
+    "two_within": "Leaving {other} aside, {question}",
 }
 
 
@@ -138,9 +139,9 @@ def test_chats(facts: Facts, seed: int) -> list[dict[str, Any]]:
     """Return rows of questions with known answers, in the cells that are measured.
 
     `wording` is seen, dev, test or unseen for a first turn, "second" for a test wording behind
-    another fact, "third" for a chat that comes back to its first entity, "two" and "two_last" for a
-    question that names two entities of one kind and asks about one: the last, or the first. The
-    last turn of a prompt has no answer.
+    another fact, "third" for a chat that comes back to its first entity. "two", "two_last" and
+    "two_within" name two entities of one kind and ask about one: the last, the first, or the last
+    of one sentence. The last turn of a prompt has no answer.
     """
     rows, rng = [], random.Random(f"{seed}/tests")
     for fact in facts.all:
