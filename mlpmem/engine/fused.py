@@ -252,6 +252,10 @@ class FusedModel:
         routers = {s: router for s, router in self.routers.items() if "knn" not in PARTS[s]}
         return routers | ({"knn": store.gate} if store.gate is not None else {})
 
+    def reads_evidence(self, system: str, store: Store | None = None) -> bool:
+        """Return whether a system's router reads evidence, so prompts must be scored for it."""
+        return self.routed(store)[system].config.evidence
+
     def lmbdas(
         self,
         systems: Sequence[str],

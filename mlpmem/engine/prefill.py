@@ -24,7 +24,7 @@ def read_prompts(
     prompts = {writer.row: writer.prompt for writer in writers}
     forced = list(call.options.forced)
     ids = [[*prompts[row].ids, *forced] for row in range(len(prompts))]
-    routed = {writer.system for writer in writers if writer.lmbda == AUTO}
+    routed = {w.system for w in writers if _reads_evidence(call, w)}
     size, count = len(prompts[0].ids), reached(prompts[0].ids, bool(routed))
     known = _known(call, ids, size, count, routed)
     gaps = known.gaps or []
@@ -43,7 +43,7 @@ def read_prompts(
     clock.reused = known.count
     clock.prefill_ms = 1000 * (time.perf_counter() - begin) / len(prompts)
     for row, prompt in prompts.items():
-        columns = {w.name: w.system for w in writers if w.row == row and w.lmbda == AUTO}
+        columns = {w.name: w.system for w in writers if w.row == row and _reads_evidence(call, w)}
         for name in columns:
             evidence.read([name] * len(gaps), torch.tensor(gaps))
         if output.scores is not None:
@@ -53,6 +53,11 @@ def read_prompts(
             read_prompt(evidence, call.model, states, prompt.ids, columns, call.store, count)
     clock.read = {part: s / len(prompts) for part, s in evidence.seconds.items()}
     return output
+
+
+def _reads_evidence(call: Call, writer: Writer) -> bool:
+    """Return whether a router that reads evidence chooses a writer's lambda."""
+    return writer.lmbda == AUTO and call.model.reads_evidence(writer.system, call.store)
 
 
 def _known(
@@ -76,7 +81,7 @@ def keep_read(
     settings, decoder, gaps = call.model.settings, call.model.decoder, None
     writer = next((w for w in latest if w.lmbda == AUTO and w.system == "memory"), latest[0])
     ids = [*writer.ids, *call.options.forced[len(writer.steps) :]]
-    if writer.lmbda == AUTO and writer.system == "memory":
+    if writer.system == "memory" and _reads_evidence(call, writer):
         first = len(writer.prompt.ids) - reached(writer.prompt.ids)
         found = evidence.gaps.get(writer.name, [])
         gaps = Gaps(weakref.ref(call.model.memory), settings.memory_temperature, first, found)

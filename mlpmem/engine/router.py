@@ -72,6 +72,9 @@ class RouterConfig:
     # features: what is asked about says whether a memory of facts has anything to do with it
     state_size: int = 0
     features: tuple[str, ...] = FEATURES  # that the weights were fitted to, in order
+    # whether it reads evidence; without, a prompt's own tokens need not be scored by both sources,
+    # and an answer begins as soon as the decoder's own
+    evidence: bool = True
 
     def __post_init__(self) -> None:
         """Raise MlpMemError for a system without lambda, wrong sizes, or other features."""
@@ -95,6 +98,11 @@ class RouterConfig:
             raise MlpMemError(
                 "router config: vocab_size must be a whole number and tokenizer_hash a text; "
                 "download the router or fit it again"
+            )
+        if type(self.evidence) is not bool:
+            raise MlpMemError(
+                f"router config: evidence must be true or false; got {str(self.evidence)[:40]!r}. "
+                "Correct it, or fit the router again"
             )
         if tuple(self.features) != FEATURES:
             raise MlpMemError(
@@ -144,6 +152,8 @@ class Router(nn.Module):
 
         hidden (R, K) is needed by a router that reads the state.
         """
+        if not self.config.evidence:
+            evidence = torch.zeros_like(evidence)
         read = features(lm, other, evidence, nearest)
         if size := self.config.state_size:
             assert hidden is not None, "this router reads the hidden state"

@@ -295,7 +295,7 @@ def distributions(
     system = model.check_system(system, store)
     lmbda = model.lmbdas([system], lmbda, store)[system]
     ids = check_prompt(model.decoder, prompt, 1)
-    count = reached(ids, lmbda == AUTO)
+    count = reached(ids, lmbda == AUTO and model.reads_evidence(system, store))
     output = model.decoder.forward(torch.tensor([ids]), last=1 + count)
     routed, evidence = {system: system} if lmbda == AUTO else {}, Evidence()
     hidden, logits = output.states(0)

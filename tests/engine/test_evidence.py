@@ -1,11 +1,16 @@
 """Evidence of the router: its sums per text, and the positions they reach."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import tiny
 import torch
 
-from mlpmem.engine.router import DECAY, REACH, Evidence, gaps, reach, reached
+from mlpmem.engine.prefix import PrefixCache
+from mlpmem.engine.router import DECAY, REACH, Evidence, Router, gaps, reach, reached
+from mlpmem.engine.scoring import distributions
+from mlpmem.errors import MlpMemError
 from mlpmem.retrieval.documents import join_passages
 
 PROMPT = "The capital of Peru is Lima."
@@ -90,3 +95,48 @@ def test_nothing_before_the_prompts_reach_is_computed(model, monkeypatch):
     assert rows == [1], "a fixed lambda needs no evidence"
     model.generate(ids, "memory", lmbda="auto", max_new_tokens=1)
     assert rows == [1, len(ids) - 1, 1]
+
+
+@pytest.fixture
+def deaf():
+    """Return a model whose router reads how sure the decoder is, and no evidence."""
+    model = tiny.routed(k=8)
+    for router in model.routers.values():
+        router.config = replace(router.config, evidence=False)
+        router.out.weight.data[:, 0] = 0.5
+    return model
+
+
+def test_a_router_without_evidence_needs_no_prompt_scored(deaf, monkeypatch):
+    rows = []
+    whole = type(deaf).sources
+    monkeypatch.setattr(
+        type(deaf), "sources", lambda self, *a, **k: rows.append(len(a[0])) or whole(self, *a, **k)
+    )
+    ids = deaf.decoder.encode(PROMPT)
+    trace = deaf.generate(ids, "memory", lmbda="auto", max_new_tokens=2)
+    assert rows == [1, 1] and "evidence_ms" not in trace.cost
+    distributions(deaf, ids, "memory", lmbda="auto")
+    assert rows == [1, 1, 1]
+
+
+def test_without_evidence_every_way_to_ask_has_the_same_lambdas(deaf):
+    ids, prefix = deaf.decoder.encode(PROMPT), PrefixCache()
+    trace = deaf.generate(ids, "memory", lmbda="auto", max_new_tokens=6, prefix=prefix)
+    lambdas = [step.lmbda for step in trace.steps]
+    assert np.ptp(lambdas) > 1e-4
+    whole = [*ids, *(step.token_id for step in trace.steps)]
+    scored = deaf.score(whole).routed["memory"][len(ids) - 1 :]
+    np.testing.assert_allclose(lambdas, scored, atol=2e-3)
+    again = deaf.generate(whole, "memory", lmbda="auto", max_new_tokens=3, prefix=prefix)
+    assert again.cost["reused_tokens"] == len(whole) - 1
+    plain = deaf.generate(whole, "memory", lmbda="auto", max_new_tokens=3)
+    for one, other in zip(again.steps, plain.steps, strict=True):
+        assert one.lmbda == pytest.approx(other.lmbda, abs=1e-4)
+
+
+def test_a_router_says_whether_it_reads_evidence(deaf, tmp_path):
+    deaf.routers["memory"].save(tmp_path)
+    assert not Router.load(tmp_path).config.evidence
+    with pytest.raises(MlpMemError, match="evidence must be true or false"):
+        replace(deaf.routers["memory"].config, evidence=1)

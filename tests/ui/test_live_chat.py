@@ -25,8 +25,8 @@ ASK = "What is  the capital of Peru?\n"
 
 
 def router(decoder) -> Router:
-    """Return a router with a hidden layer that reads all of the state."""
-    sizes = {"units": 5, "state_size": decoder.hidden_size * (2 + len(LIVES))}
+    """Return a router with a hidden layer that reads all of the state, and no evidence."""
+    sizes = {"units": 5, "state_size": decoder.hidden_size * (2 + len(LIVES)), "evidence": False}
     made = Router(RouterConfig("memory", decoder.vocab_size, decoder.tokenizer_hash, **sizes))
     torch.manual_seed(3)
     with torch.no_grad():
@@ -218,5 +218,5 @@ def test_options_are_the_pages(site):
     )
     trace = model.generate(asked(model, ASK), "memory", **drawn)
     same_steps(values[-1]["traces"]["memory"]["steps"], trace.steps)
-    assert len(FEATURES) + 3 * 64 == model.routers["memory"].mean.numel()
+    assert len(FEATURES) + 4 * 64 == model.routers["memory"].mean.numel()
     assert load_tokenizer(str(model.decoder.folder)).chat_template

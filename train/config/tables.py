@@ -210,6 +210,7 @@ class RouterFitConfig:
     decay: float = 1e-4  # weight of the squared weights in the loss
     trust: float = 0.4  # factor on the fitted logit; below 1, uncertain sources are averaged
     state: bool = False  # whether it reads the hidden state too, with any context vectors
+    evidence: bool = True  # whether it reads which source has been right about the text so far
     noise: float = 0.5  # on what it reads then, in deviations, so that it learns no row by heart
     k: int = 128  # neighbours; k and temperature as in use
     temperature: float = 20.0  # of squared L2

@@ -60,6 +60,8 @@ def fit_routers(context: StageContext) -> dict:
     nll = {}
     for system, rows in router_rows(model, data, config.state).items():
         rows = replace(rows, taught=data.taught)
+        if not config.evidence:
+            rows.features[:, FEATURES.index("evidence")] = 0
         router, nll[system] = fit(model, system, rows, data.weights, config, context.seed)
         router.save(context.folder / system)
     return {"tokens": len(data.positions), "nll": nll}
@@ -106,7 +108,7 @@ def fit(
     torch.manual_seed(seed)
     decoder, state = model.decoder, rows.features.shape[1] - len(FEATURES)
     shape = system, decoder.vocab_size, decoder.tokenizer_hash, config.units, state
-    router = Router(RouterConfig(*shape))
+    router = Router(RouterConfig(*shape, evidence=config.evidence))
     router.mean.copy_(rows.features.mean(0))
     router.scale.copy_(rows.features.std(0).clamp_min(1e-3))
     if state:

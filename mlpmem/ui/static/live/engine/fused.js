@@ -110,6 +110,11 @@ export class Model {
     return this.routers.get(system)?.lambda(logs.lm, other, evidence, state) ?? 0;
   }
 
+  /** Whether a system's router or gate reads evidence, so a prompt must be scored for it. @param {string} system @param {Store | null} store */
+  readsEvidence(system, store) {
+    return system === "knn" && store?.gate ? store.gate.evidence : this.routers.get(system)?.evidence ?? false;
+  }
+
   /** Every source's log-probs at R rows, in arrays that the next call overwrites. @param {States} states @param {Store | null} store
    * @param {number[][]} read the token ids that each row has read, which a store needs
    * @param {(part: string, ms: number) => void} [clock] takes the milliseconds of a part, per row @returns {Position[]} */

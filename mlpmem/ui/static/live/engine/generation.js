@@ -72,7 +72,7 @@ export class Run {
   async #prefill() {
     const { model, call: { ids, forced, stopped } } = this;
     const { shape: { D }, width } = model.decoder;
-    const routed = this.writers.filter((writer) => writer.lmbda === "auto");
+    const routed = this.writers.filter((writer) => writer.lmbda === "auto" && model.readsEvidence(writer.system, this.call.store));
     const count = routed.length ? reached(ids.length) : 0; // rows whose next token is evidence
     const cache = model.decoder.cache();
     /** @type {Position[]} */

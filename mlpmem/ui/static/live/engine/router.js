@@ -37,12 +37,13 @@ export const gap = (lm, other, token) => Math.max(other[token], LEAST_SURPRISE) 
 export const heard = (before, gap) => DECAY * before + gap;
 
 /** @typedef {{ weight: Float32Array, bias: Float32Array }} Layer
- * @typedef {{ system: string, state: number, mean: Float32Array, scale: Float32Array, hidden: Layer | null, out: Layer }} Parts */
+ * @typedef {{ system: string, state: number, evidence?: boolean, mean: Float32Array, scale: Float32Array, hidden: Layer | null, out: Layer }} Parts */
 
 export class Router {
-  /** `state` counts the numbers that it reads behind the features. @param {Parts} parts */
-  constructor({ system, state, mean, scale, hidden, out }) {
+  /** `state` counts the numbers that it reads behind the features; without `evidence` it reads a 0. @param {Parts} parts */
+  constructor({ system, state, evidence = true, mean, scale, hidden, out }) {
     this.system = system;
+    this.evidence = evidence;
     this.state = state;
     this.mean = mean;
     this.scale = scale;
@@ -57,7 +58,7 @@ export class Router {
     const units = config.units || 0;
     /** @type {(name: string, ...sizes: number[]) => Float32Array} */
     const read = (name, ...sizes) => weights.copy(name, sizes, new Float32Array(sizes.reduce((all, one) => all * one, 1)));
-    return new Router({ system: config.system, state: config.state_size || 0, mean: read("mean", F), scale: read("scale", F),
+    return new Router({ system: config.system, state: config.state_size || 0, evidence: config.evidence ?? true, mean: read("mean", F), scale: read("scale", F),
       hidden: units ? { weight: read("hidden.weight", units, F), bias: read("hidden.bias", units) } : null,
       out: { weight: read("out.weight", 1, units || F), bias: read("out.bias", 1) } });
   }
@@ -66,7 +67,7 @@ export class Router {
    * @param {ArrayLike<number>} state (K,) of the decoder, or what a gate reads of a search @param {number} [nearest] as of `features` */
   lambda(lm, other, evidence, state, nearest = 0) {
     const read = Array.from(state).slice(0, this.state);
-    return 1 / (1 + Math.exp(-this.logit([...features(lm, other, evidence, nearest), ...read])));
+    return 1 / (1 + Math.exp(-this.logit([...features(lm, other, this.evidence ? evidence : 0, nearest), ...read])));
   }
 
   /** The logit of lambda. @param {number[]} read features, and the state behind them */
