@@ -11,7 +11,7 @@ const MEANINGS = {
   lambda: "How much of the memory or the datastore is let through: 0 is the decoder only, 1 is none of it.",
   token: "A piece of text that the model writes in one step: a word, or a part of one.",
   words: "All that the decoder has read: the prompt and the tokens written so far.",
-  context: "A running average of the words so far, in some memories since the last question began. This memory reads it together with the hidden state.",
+  context: "A running average of the words so far, in some memories since the last question began, with one more of the sentences that ask. This memory reads it together with the hidden state.",
   fresh: "Facts that the decoder never read. Only the corpus of memory and datastore has them.",
   known: "Facts that the decoder learned in its own training. A poor memory makes it forget them.",
   unseen: "Asked in a wording that no training text has, so that nobody can answer by heart.",
