@@ -96,10 +96,13 @@ def test_prompts_are_no_entries_and_survive_a_save(tmp_path):
             join_passages([(0, [5, 6]), (0, [5, 6, 7])], ["a"], ["b"], prompts)
 
 
-def test_rows_read_the_context_that_the_decoder_gives():
+@pytest.mark.parametrize("size", [0, 1, 2])
+def test_rows_read_the_context_that_the_decoder_gives(size):
     decoder, documents = chatty(), tiny.documents()
     weights = token_weights("rare", decoder, documents)
-    decoder.context = Context(LIVES, weights, ends=sentence_ends(decoder.pieces))
+    middle = len(documents.passage(1)) // 2  # questions begin inside of passages, too
+    turn = tuple(documents.passage(1)[middle : middle + size].tolist())
+    decoder.context = Context(LIVES, weights, turn, sentence_ends(decoder.pieces))
     positions, _ = entries(documents)
     positions = np.random.default_rng(0).permutation(positions)
     read = ContextReader(decoder, decoder.context).vectors(documents, positions)

@@ -42,18 +42,34 @@ class ContextReader:
     def _batches(
         self, documents: Documents, positions: np.ndarray
     ) -> Iterator[tuple[np.ndarray, np.ndarray, tuple[Tensor, Tensor]]]:
-        """Yield (indices into positions, token ids (b, T), (row, column) of each)."""
-        passages = documents.passage_at(positions)
-        columns = positions - 1 - documents.offsets[passages]
-        order = np.argsort(passages, kind="stable")
+        """Yield (indices into positions, token ids (b, T), (row, column) of each).
+
+        What stands before the last question of a chat is left out, as nothing of it is read.
+        """
+        begins = self._begins(documents, positions)
+        columns = positions - 1 - begins
+        order = np.argsort(begins, kind="stable")
         for start in range(0, len(order), PASSAGES):
             at = order[start : start + PASSAGES]
-            some, rows = np.unique(passages[at], return_inverse=True)
+            some, rows = np.unique(begins[at], return_inverse=True)
             ids = np.zeros((len(some), int(columns[at].max()) + 1), np.int64)
-            for row, passage in enumerate(some):
-                tokens = documents.passage(passage)[: ids.shape[1]]
+            for row, first in enumerate(some):
+                tokens = documents.tokens[first : first + ids.shape[1]]
                 ids[row, : len(tokens)] = tokens
             yield at, ids, (torch.from_numpy(rows), torch.from_numpy(columns[at]))
+
+    def _begins(self, documents: Documents, positions: np.ndarray) -> np.ndarray:
+        """Return where the words of each position begin: its passage, or its last question."""
+        begins = documents.offsets[documents.passage_at(positions)]
+        if not (turn := self.context.turn):
+            return begins
+        tokens = np.asarray(documents.tokens)
+        marks = np.ones(max(0, len(tokens) - len(turn) + 1), bool)
+        for i, token in enumerate(turn):
+            marks &= tokens[i : i + len(marks)] == token
+        places = np.append(np.flatnonzero(marks), len(tokens))  # the last one is behind every text
+        last = np.searchsorted(places, positions - len(turn), side="right") - 1
+        return np.where(last < 0, begins, np.maximum(begins, places[last]))
 
 
 def token_weights(kind: str, decoder: Decoder, documents: Documents) -> Tensor:
