@@ -211,12 +211,11 @@ class FusedModel:
     ) -> Tensor:
         """Return lambda (R,) per position: one number for all, or for AUTO the router's.
 
-        The router needs the evidence (R,) before each position.
+        A router that reads evidence needs that before each position, (R,).
         """
         lm = sources["lm"]
         if lmbda != AUTO:
             return torch.full(lm.shape[:1], float(lmbda), device=lm.device)
-        assert evidence is not None, f"the router of {system} needs evidence"
         other, nearest = sources[system], sources.nearest(system)
         if system == "knn" and sources.gate is not None:
             return sources.gate.lmbda(lm, other, evidence, nearest, sources.near)

@@ -87,9 +87,9 @@ class Rag:
         return self.passages.plain(passage) + encode_text(self.decoder.tokenizer, " ")
 
     @property
-    def routed(self) -> bool:
+    def reads_evidence(self) -> bool:
         """Return whether the inner system's mix needs evidence."""
-        return self.inner.routed
+        return self.inner.reads_evidence
 
     def sources(self, hidden: Tensor, logits: Tensor) -> Sources:
         """Return the inner system's sources."""

@@ -144,16 +144,17 @@ class Router(nn.Module):
         self,
         lm: Tensor,
         other: Tensor,
-        evidence: Tensor,
+        evidence: Tensor | None,
         nearest: Tensor | None = None,
         hidden: Tensor | None = None,
     ) -> Tensor:
         """Return lambda (R,), 0 .. 1 float32, from the arguments of `features`.
 
-        hidden (R, K) is needed by a router that reads the state.
+        A router that reads evidence needs it, and one that reads the state needs hidden (R, K).
         """
         if not self.config.evidence:
-            evidence = torch.zeros_like(evidence)
+            evidence = lm.new_zeros(len(lm))
+        assert evidence is not None, "this router reads evidence"
         read = features(lm, other, evidence, nearest)
         if size := self.config.state_size:
             assert hidden is not None, "this router reads the hidden state"

@@ -52,7 +52,7 @@ class System(Protocol):
         """Return the ids the decoder reads for a prompt, with room for `room` more tokens."""
 
     @property
-    def routed(self) -> bool:
+    def reads_evidence(self) -> bool:
         """Return whether `mix` needs evidence."""
 
     def sources(self, hidden: Tensor, logits: Tensor) -> Sources:
@@ -88,6 +88,9 @@ class StreamingModel(Protocol):
         self, systems: Sequence[str], lmbda: Any, store: Store | None = None
     ) -> dict[str, float | str]:
         """Return lambda by system."""
+
+    def reads_evidence(self, system: str, store: Store | None = None) -> bool:
+        """Return whether a system's router reads evidence."""
 
     def sources(
         self, hidden: Tensor, logits: Tensor, store: Store | None, parts: Collection[str] = ...
@@ -143,9 +146,9 @@ class ModelSystem:
         return self.model.lmbdas([self.system], self.lmbda)[self.system]
 
     @property
-    def routed(self) -> bool:
-        """Return whether a router chooses its lambda."""
-        return self._own == AUTO
+    def reads_evidence(self) -> bool:
+        """Return whether a router that reads evidence chooses its lambda."""
+        return self._own == AUTO and self.model.reads_evidence(self.system, self.model.store)
 
     def sources(self, hidden: Tensor, logits: Tensor) -> Sources:
         """Return its sources at hidden states (R, D) with the decoder's logits (R, V)."""
@@ -217,7 +220,7 @@ def follow(
     """
     sources = system.sources(*states)
     before = None
-    if system.routed:
+    if system.reads_evidence:
         before = evidence.read(texts, system.gaps(sources, tokens))
     return system.mix(sources, before)
 
@@ -232,7 +235,7 @@ def next_log_probs(system: System, ids: Sequence[int], last: int = 1) -> Tensor:
     end = len(ids) - (last - 1)  # of the prompt
     read = [*system.context(ids[:end], last), *ids[end:]]
     read = check_prompt(system.decoder, read, 0)
-    rows = min(len(read), last + REACH) if system.routed else last
+    rows = min(len(read), last + REACH) if system.reads_evidence else last
     output = system.decoder.forward(torch.tensor([read]), last=rows)
     tokens = torch.tensor([*read[len(read) - rows + 1 :], 0])  # 0: the token after the last row
     return follow(system, Evidence(), [0] * rows, output.states(0), tokens)[-last:]

@@ -63,7 +63,7 @@ def test_a_column_gives_the_models_own_distribution(name):
 def test_a_column_without_lambda_takes_the_models_or_its_routers():
     ids = model().decoder.encode(PROMPTS[0])
     lm, memory, knn = tiny.systems(tiny.routed(k=8, auto=True))
-    assert (lm.routed, memory.routed, knn.routed) == (False, True, False)
+    assert (lm.reads_evidence, memory.reads_evidence, knn.reads_evidence) == (False, True, False)
     torch.testing.assert_close(memory.log_probs(ids), system("auto_memory").log_probs(ids))
     torch.testing.assert_close(knn.log_probs(ids), knn.at(0.5).log_probs(ids))
     assert generate(memory, [ids], 4) == generate(system("auto_memory"), [ids], 4)

@@ -101,7 +101,7 @@ def _mixed(
     if not len(positions):
         return
     read, scored = positions, np.ones(len(positions), bool)
-    if system.routed:
+    if system.reads_evidence:
         read, scored = reach(documents, positions)
     indices, texts = np.cumsum(scored) - 1, documents.passage_at(read)
     true, evidence = torch.from_numpy(documents.tokens[read].astype(np.int64)), Evidence()
@@ -136,7 +136,7 @@ def generate(
     contexts = [fit_prompt(system, prompt, max_new_tokens) for prompt in prompts]
     order = sorted(range(len(contexts)), key=lambda i: len(contexts[i]))
     generated: list[list[int]] = [[] for _ in contexts]
-    rows = ROUTED_ROWS if system.routed else ROWS
+    rows = ROUTED_ROWS if system.reads_evidence else ROWS
     for start in range(0, len(order), rows):
         batch = order[start : start + rows]
         answers = _generate_batch(system, [contexts[i] for i in batch], max_new_tokens)
@@ -155,13 +155,13 @@ def _generate_batch(system: System, prompts: list[list[int]], most: int) -> list
     live, output, evidence = list(range(len(prompts))), None, Evidence()
     for _ in range(most):
         cache = output.cache if output is not None else None
-        last = min(width, 1 + REACH) if system.routed and output is None else 1
+        last = min(width, 1 + REACH) if system.reads_evidence and output is None else 1
         output = decoder.forward(ids, attention_mask=mask, cache=cache, use_cache=True, last=last)
         if last > 1:
             _read_prompts(system, evidence, prompts, output)
         sources = system.sources(output.hidden[:, -1], output.logits[:, -1])
         chosen = system.mix(sources, evidence.now(live)).argmax(-1)
-        if system.routed:
+        if system.reads_evidence:
             evidence.read(live, system.gaps(sources, chosen))
         tokens = chosen.tolist()
         for row, token in zip(live, tokens, strict=True):

@@ -30,7 +30,9 @@ def measure(
 
     The positions (P,) must ascend.
     """
-    read, scored = reach(documents, positions)
+    read, scored = positions, np.ones(len(positions), bool)
+    if any(router.config.evidence for router in model.routers.values()):
+        read, scored = reach(documents, positions)
     systems = [system for system in model.routers if model.can_ask(system, model.store)]
     pairs = [("lm", "lm"), *((s, m) for s in systems for m in modes)]
     results = {pair: (np.zeros(len(read), bool), np.zeros(len(read))) for pair in pairs}

@@ -7,6 +7,7 @@ cross-entropy. R positions, F features.
 
 from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -58,31 +59,34 @@ def fit_routers(context: StageContext) -> dict:
     corpus = inputs["corpus"]
     data = kind_of(corpus).router_data(corpus, decoder, config, context.seed)
     nll = {}
-    for system, rows in router_rows(model, data, config.state).items():
+    for system, rows in router_rows(model, data, config.state, config.evidence).items():
         rows = replace(rows, taught=data.taught)
-        if not config.evidence:
-            rows.features[:, FEATURES.index("evidence")] = 0
         router, nll[system] = fit(model, system, rows, data.weights, config, context.seed)
         router.save(context.folder / system)
     return {"tokens": len(data.positions), "nll": nll}
 
 
-def router_rows(model: Model, data: RouterData, state: bool = False) -> dict[str, RouterRows]:
+def router_rows(
+    model: Model, data: RouterData, state: bool = False, evidence: bool = True
+) -> dict[str, RouterRows]:
     """Return {system: rows} of every mixing system that the model supports.
 
-    With state, the hidden states with any context vectors follow the features.
+    With state, the hidden states with any context vectors follow the features. Without evidence it
+    is 0, and nothing before the positions is scored.
     """
     systems = [system for system in SYSTEMS if model.can_ask(system, model.store)]
-    positions, selected = reach(data.documents, data.positions)
+    positions, selected = data.positions, np.ones(len(data.positions), bool)
+    if evidence:
+        positions, selected = reach(data.documents, positions)
     count, width = len(positions), len(FEATURES) + state * model.decoder.state_size
     rows_of = {
         s: RouterRows(torch.zeros(count, width), torch.zeros(count), torch.zeros(count))
         for s in systems
     }
-    for at, sources, true, evidence in source_batches(model, data.documents, positions, systems):
+    for at, sources, true, before in source_batches(model, data.documents, positions, systems):
         for system, rows in rows_of.items():
             pair = sources["lm"], sources[system]
-            read = features(*pair, evidence[system], sources.nearest(system))
+            read = features(*pair, before[system] * evidence, sources.nearest(system))
             if state:
                 read = torch.cat([read, sources.hidden.to(read)], 1)
             rows.features[at] = read.cpu()
