@@ -226,6 +226,19 @@ def test_the_conversation_survives_a_reload_and_is_erased_for_good(visit):
     assert page.locator(".turn").count() == 0 and page.is_visible(".chat-empty")
 
 
+def test_an_answer_that_is_left_in_the_middle_is_kept_as_far_as_it_was_seen(visit):
+    page = open_chat(visit())
+    ask(page, "slow", wait=False)
+    page.wait_for_function("document.querySelectorAll('.answer .token').length >= 12")
+    seen = page.locator(".answer .token").count()
+    page.reload()
+    page.wait_for_selector("#status .chip[data-state=ready]")
+    open_chat(page)
+    page.wait_for_selector(".turn .answer .token")
+    assert seen <= page.locator(".answer .token").count() < 400
+    assert page.locator(".answer button:has-text('Continue')").count()
+
+
 def test_markdown_is_shown_as_such_code_is_copied_and_tokens_stay_words(visit):
     page = open_chat(visit())
     page.context.grant_permissions(["clipboard-read", "clipboard-write"])

@@ -50,6 +50,9 @@ export class Chat extends Shown {
     this.linked = new Linked(this.#linked.bind(this));
     this.#layOut(texts);
     this.listen();
+    const left = () => this.job && this.keep.save(this.job.turn); // the page may never come back
+    window.addEventListener("pagehide", left);
+    document.addEventListener("visibilitychange", left);
     page.openTalk = (file) => this.openFile(file);
     this.#restore();
   }

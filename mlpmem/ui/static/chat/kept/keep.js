@@ -53,7 +53,9 @@ export class Keep {
   async save(turn) {
     const size = JSON.stringify(turn).length;
     this.sizes.set(turn.id, size);
-    (await this.#store(TURNS, "readwrite"))?.put({ id: turn.id, size, turn: structuredClone(turn) });
+    const store = await this.#store(TURNS, "readwrite");
+    store?.put({ id: turn.id, size, turn: structuredClone(turn) });
+    store?.transaction.commit(); // a page that is left drops what is not committed
   }
 
   /** @param {string} name @param {any} value */
