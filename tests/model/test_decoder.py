@@ -96,7 +96,10 @@ def test_a_loaded_decoder_equals_the_saved_one(family, tmp_path):
     decoder.tokenizer.save_pretrained(tmp_path)
     loaded = Decoder.load(tmp_path, depth=1)
     ids = torch.tensor([PROMPTS[0]])
-    assert torch.equal(loaded.forward(ids).logits, decoder.forward(ids).logits)
+    known = decoder.model.state_dict()
+    assert all(torch.equal(w, known[n]) for n, w in loaded.model.state_dict().items())
+    # a product may add in another order where weights lie elsewhere in memory
+    torch.testing.assert_close(loaded.forward(ids).logits, decoder.forward(ids).logits)
     positions = 2**31 if family == "bloom" else tiny.POSITIONS  # ALiBi has no limit
     assert (loaded.depth, loaded.num_layers, loaded.max_positions) == (1, 3, positions)
     assert loaded.folder == tmp_path
