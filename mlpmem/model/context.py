@@ -136,11 +136,12 @@ class Context:
         left = self._left(ids, opens, parents, now[:, 0, -1] == 1)
         sums = added.new_zeros(length + 1, batch, lives, size + 2)  # the last row stays 0
         rows = torch.arange(batch, device=weights.device)
+        ends = None if self.ends is None else self.ends.to(ids.device)[ids]
         for t in range(length):
             before = now if parents is None else sums[parents[:, t], rows]
             now = torch.addcmul(added[:, t, None], before, left[t], out=sums[t])
-            if self.ends is not None:
-                _end(now, before[:, -1] * left[t][:, -1], self.ends.to(ids.device)[ids[:, t, None]])
+            if ends is not None:
+                _end(now, before[:, -1] * left[t][:, -1], ends[:, t, None])
         sums[:length, ..., -1] = opens.T[..., None]
         return sums[:length].permute(1, 2, 0, 3)
 

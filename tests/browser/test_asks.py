@@ -49,6 +49,18 @@ def test_the_slider_selects_scrubbed_texts_without_a_request(visit):
     assert page.is_visible("#pane-memory .scrub button"), "a new run is not scrubbed"
 
 
+@pytest.mark.parametrize("height", [560, 640, 720, 800])
+def test_a_scrubbed_column_shows_its_line_on_a_page_of_any_height(visit, height):
+    page = visit()
+    page.set_viewport_size({"width": 1280, "height": height})
+    generate(page, BOOK)
+    page.eval_on_selector("#pane-memory .scrub button", "button => button.click()")
+    page.wait_for_selector("#pane-memory .scrub-ticks:not([hidden])")
+    page.wait_for_timeout(200)  # the columns are fitted in the next frame
+    assert "11 texts" in page.inner_text("#pane-memory .scrub-line")
+    assert page.is_visible("#pane-memory .scrub-ticks")
+
+
 @pytest.mark.slow
 def test_stopping_a_scrub_keeps_the_run(visit):
     page = visit()

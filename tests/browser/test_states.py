@@ -136,3 +136,17 @@ def test_a_datastore_that_the_page_lacks_is_named_nowhere(visit):
     assert page.evaluate(named) == []
     page.evaluate("document.body.setAttribute('data-own', '')")
     page.wait_for_function(f"({named})().length > 0")
+
+
+@pytest.mark.parametrize("phone", [False, True])
+def test_a_words_pieces_stand_together(visit, phone):
+    page = visit(phone=phone)
+    generate(page, BOOK)
+    sides = page.eval_on_selector_all(
+        "#pane-lm .token:not([data-end])",
+        "tokens => tokens.map((t) => t.getBoundingClientRect()).map((r) => [r.left, r.right])",
+    )
+    assert len(sides) == 3 and page.inner_text("#pane-lm .token >> nth=1") == "tin"
+    assert sides[1][0] == pytest.approx(sides[0][1], abs=0.6), "Mar and tin are one word"
+    style = "token => getComputedStyle(token).paddingLeft"
+    assert page.eval_on_selector("#pane-lm .token >> nth=1", style) == "0px"

@@ -7,6 +7,7 @@ import pytest
 import tiny
 import torch
 
+from mlpmem.api import Model
 from mlpmem.engine.prefix import PrefixCache
 from mlpmem.engine.router import DECAY, REACH, Evidence, Router, gaps, reach, reached
 from mlpmem.engine.scoring import distributions
@@ -84,12 +85,17 @@ def test_a_column_has_the_same_lambdas_in_any_company(model):
         assert all(a.lmbda == pytest.approx(b.lmbda, abs=1e-4) for a, b in pairs)
 
 
-def test_nothing_before_the_prompts_reach_is_computed(model, monkeypatch):
-    rows = []
-    whole = type(model).sources
+@pytest.fixture
+def rows(monkeypatch):
+    """Return the numbers of positions at which sources were computed, as they are."""
+    counts, whole = [], Model.sources
     monkeypatch.setattr(
-        type(model), "sources", lambda self, *a, **k: rows.append(len(a[0])) or whole(self, *a, **k)
+        Model, "sources", lambda self, *a, **k: counts.append(len(a[0])) or whole(self, *a, **k)
     )
+    return counts
+
+
+def test_nothing_before_the_prompts_reach_is_computed(model, rows):
     ids = model.decoder.encode(PROMPT)
     model.generate(ids, "memory", max_new_tokens=1)
     assert rows == [1], "a fixed lambda needs no evidence"
@@ -107,12 +113,7 @@ def deaf():
     return model
 
 
-def test_a_router_without_evidence_needs_no_prompt_scored(deaf, monkeypatch):
-    rows = []
-    whole = type(deaf).sources
-    monkeypatch.setattr(
-        type(deaf), "sources", lambda self, *a, **k: rows.append(len(a[0])) or whole(self, *a, **k)
-    )
+def test_a_router_without_evidence_needs_no_prompt_scored(deaf, rows):
     ids = deaf.decoder.encode(PROMPT)
     trace = deaf.generate(ids, "memory", lmbda="auto", max_new_tokens=2)
     assert rows == [1, 1] and "evidence_ms" not in trace.cost

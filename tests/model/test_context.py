@@ -173,17 +173,21 @@ def test_a_question_begins_its_words_anew(decoder, turn, cut, monkeypatch):
     assert torch.equal(pieces, whole)
 
 
+def seen_by(parents):
+    """Return what each token of a tree sees, (1, 1, T, T) bool: itself and its ancestors."""
+    sees = torch.zeros(1, 1, len(parents), len(parents), dtype=torch.bool)
+    for t in range(len(parents)):
+        at = t
+        while at >= 0:
+            sees[0, 0, t, at], at = True, parents[at]
+    return sees
+
+
 def test_a_tree_of_tokens_begins_anew_along_each_branch():
     weights, vectors = torch.ones(50), torch.randn(1, 5, 4)
     words = Context(LIVES, weights, (3, 9))
     ids = torch.tensor([[5, 3, 9, 9, 7]])  # 3 follows 5; 9 follows 3, and another 9 follows 5
-    parents = [-1, 0, 1, 0, 3]
-    sees = torch.zeros(1, 1, 5, 5, dtype=torch.bool)
-    for t in range(5):
-        at = t
-        while at >= 0:
-            sees[0, 0, t, at], at = True, parents[at]
-    tree = words.read(vectors, ids, sees, None)[0]
+    tree = words.read(vectors, ids, seen_by([-1, 0, 1, 0, 3]), None)[0]
     for path in ([0, 1, 2], [0, 3, 4]):
         alone = words.read(vectors[:, path], ids[:, path], None, None)[0]
         assert torch.equal(tree[path], alone)
@@ -249,13 +253,7 @@ def test_what_was_asked_has_the_same_bits_in_pieces_in_rows_and_after_a_crop(ask
 def test_what_was_asked_follows_each_branch_of_a_tree(asking):
     words, vectors = asking.context, torch.randn(1, 6, 4)
     ids = torch.tensor([[TURN, 5, MARK, STOP, 7, 8]])  # 5 goes on with "?" and 7, or "." and 8
-    parents = [-1, 0, 1, 1, 2, 3]
-    sees = torch.zeros(1, 1, 6, 6, dtype=torch.bool)
-    for t in range(6):
-        at = t
-        while at >= 0:
-            sees[0, 0, t, at], at = True, parents[at]
-    tree = words.read(vectors, ids, sees, None)[0]
+    tree = words.read(vectors, ids, seen_by([-1, 0, 1, 1, 2, 3]), None)[0]
     for path in ([0, 1, 2, 4], [0, 1, 3, 5]):
         alone = words.read(vectors[:, path], ids[:, path], None, None)[0]
         assert torch.equal(tree[path], alone)

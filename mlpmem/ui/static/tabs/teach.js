@@ -74,7 +74,7 @@ class Teach {
     this.line = h("p", { class: "teach-status", role: "status" });
     this.list = h("ol", { class: "teach-list", "aria-label": "Your sentences" });
     this.teach = h("button", { type: "button", class: "pane-tool", id: "teach-start", hidden: true,
-      on: { click: () => this.#start() } }, `Teach the memory (at most ${seconds} s)`);
+      on: { click: () => this.#start() } }, `Teach the memory (learns at most ${seconds} s)`);
     this.halt = h("button", { type: "button", class: "pane-tool", id: "teach-halt", hidden: true,
       on: { click: () => this.#halt() } }, "Cancel");
     this.undo = h("button", { type: "button", class: "pane-tool", id: "teach-undo", hidden: true,
