@@ -38,7 +38,7 @@ def test_the_slider_selects_scrubbed_texts_without_a_request(visit):
     changed = page.locator("#pane-memory .token[data-marks*=changed]")
     assert changed.all_inner_texts() == ["Mar", "tin", "Holt"]
     assert page.locator("#pane-memory .scrub-ticks [data-now]").count() == 1
-    assert all(f == pytest.approx(0.9 * lm + 0.1 * m) for _, lm, m, _, f in rows_of(page))
+    assert all(f == pytest.approx(0.87 * lm + 0.13 * m) for _, lm, m, _, f in rows_of(page))
     set_lambda(page, "0.86")
     assert pane_text(page, "memory") == "Odalys Wren"
     assert page.locator("#pane-memory .token[data-marks*=changed]").count() == 0
