@@ -334,7 +334,7 @@ class Model(FusedModel):
 
     def inspect(
         self,
-        text: str,
+        text: Prompt,
         system: str | None = None,
         *,
         lmbda: Lmbda | None = None,
@@ -342,7 +342,7 @@ class Model(FusedModel):
         cancel: Cancel | None = None,
         special: bool = False,
     ) -> Iterator[Event]:
-        """Return Events of a given text: "progress", then "done" with its Trace.
+        """Return Events of a given text or its token ids: "progress", then "done" with its Trace.
 
         With special, names of control tokens in the text become control tokens.
         """

@@ -178,7 +178,7 @@ TOP = 5  # candidates per source, and neighbours: fewer than a generation's, to 
 
 def inspect(
     model: FusedModel,
-    text: str,
+    text: str | Sequence[int],
     system: str | None = None,
     *,
     lmbda: float | str | None = None,
@@ -186,21 +186,21 @@ def inspect(
     cancel: Cancel | None = None,
     special: bool = False,
 ) -> Iterator[Event]:
-    """Return Events: "progress" with {"done", "total"} tokens, then "done" with {system: Trace}.
+    """Return Events of a text or token ids: "progress" with {"done", "total"} tokens, then "done".
 
-    All parameters are checked before anything is computed. The trace's prompt is the first token.
-    cancel.is_set() is checked before every chunk; if it is set, there is no trace. With special,
-    names of control tokens in the text become control tokens.
+    "done" has {system: Trace}. All parameters are checked before anything is computed. The trace's
+    prompt is the first token. cancel.is_set() is checked before every chunk; if it is set, there is
+    no trace. With special, names of control tokens in the text become control tokens.
     """
     store = store or model.store
     system = model.check_system(system, store)
     lmbda = model.lmbdas([system], lmbda, store)[system]
     ids = check_length(model, text, special)
-    parts = text_parts(model.decoder, ids, text)
+    parts = text_parts(model.decoder, ids, text if isinstance(text, str) else None)
     return _run(model, store, ids, parts, system, lmbda, cancel)
 
 
-def check_length(model: FusedModel, text: str, special: bool = False) -> list[int]:
+def check_length(model: FusedModel, text: str | Sequence[int], special: bool = False) -> list[int]:
     """Return the text's token ids; MlpMemError for fewer than two, or too many."""
     ids = read_ids(model.decoder, text, "the text", special)
     most = min(MAX_TOKENS, model.decoder.max_positions)

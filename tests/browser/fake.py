@@ -160,9 +160,12 @@ def ids_of(prompt):
 
 
 def text_of(prompt):
-    """Return the text of a prompt that is given as ids."""
-    texts = (text for text in ANSWERS if ids_of(text) == prompt)
-    return prompt if isinstance(prompt, str) else next(texts, "")
+    """Return the text of a prompt that is given as ids, with those of an answer behind it."""
+    if isinstance(prompt, str):
+        return prompt
+    begin, rest = list(prompt[:4]), prompt[4:]
+    texts = (text for text in ANSWERS if ids_of(text) == begin)
+    return next(texts, "") + "".join(TEXTS.get(i, "?") for i in rest)
 
 
 class FakeModel:
@@ -286,6 +289,8 @@ class FakeModel:
 
     def inspect(self, text, system="memory", lmbda=None, store=None, cancel=None, special=False):
         shown = [s for s in ("lm", "memory", "knn") if s in self.systems or s == "knn" and store]
+        first = "First" if isinstance(text, str) else f"{len(text)} ids"
+        text = text_of(text)
         tokens = words(text)
         if len(tokens) > 512:
             raise MlpMemError(f"the text has {len(tokens)} tokens; at most 512 are inspected")
@@ -310,7 +315,7 @@ class FakeModel:
                     time.sleep(0.1)
                 if i % 8 == 7 or text.startswith("slow"):
                     yield Event("progress", {"done": i + 1, "total": len(tokens)})
-            trace = self._trace("First", system, lmbda, steps, "end", {"scored": True})
+            trace = self._trace(first, system, lmbda, steps, "end", {"scored": True})
             yield Event("done", {system: dataclasses.replace(trace, cost={})})
 
         return events()

@@ -97,6 +97,14 @@ def test_an_answer_of_compare_can_be_inspected(visit):
     assert page.input_value("#inspect-text textarea").endswith("Answer: Odalys Wren")
     assert "Wren" in page.inner_text(f"{SCORED} .strip")
     assert not page.is_checked("#inspect-special input")
+    answer = traces_of(BOOK)["memory"]
+    ids = [*answer["prompt_ids"], *(step["id"] for step in answer["steps"][:-1])]  # not its end
+    assert page.evaluate("MLPMEM.page.brought.ids") == ids
+    scored = "MLPMEM.page.activeView().panes.get('memory').trace?.prompt"
+    assert page.evaluate(scored) == f"{len(ids)} ids"
+    page.fill("#inspect-text textarea", TEXT)
+    page.click("#inspect-score")
+    page.wait_for_function(f"{scored} === 'First'")  # the ids are of another text
     tab(page, "Compare")
     page.evaluate("MLPMEM.page.views[0].head.about.chat = true")
     page.click("#pane-memory .pane-tool")

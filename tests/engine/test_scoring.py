@@ -105,6 +105,21 @@ def test_half_a_surrogate_pair_is_scored_as_the_replacement_that_the_decoder_rea
     assert done.values["memory"].text == "a\ufffdb"
 
 
+def test_ids_are_inspected_as_they_stand_and_a_name_among_them_is_text(tiny_model):
+    decoder = tiny_model.decoder
+    end = decoder.tokenizer.eos_token_id
+    name = decoder.pieces[end]
+    ids = [*decoder.encode(f"Peru {name} is"), end, *decoder.encode("Gold")]
+    assert ids.count(end) == 1, "the name was typed, so it is text"
+    *_, done = tiny_model.inspect(ids)
+    (trace,) = done.values.values()
+    assert [*trace.prompt_ids, *(step.token_id for step in trace.steps)] == ids
+    *_, parsed = tiny_model.inspect(f"Peru {name} is", special=True)
+    assert end in [step.token_id for step in parsed.values["memory"].steps]
+    with pytest.raises(MlpMemError, match="token ids outside 0"):
+        tiny_model.inspect([0, 10**6])
+
+
 def test_texts_in_a_list_are_scored_like_single_ones(tiny_model):
     texts = ["Peru is", "Gold has the symbol"]
     for ours, text in zip(tiny_model.score(texts), texts, strict=True):

@@ -32,6 +32,17 @@ def test_invalid_text_is_refused_with_the_reason(text):
         inputs.check_text(text)
 
 
+def test_an_answers_ids_are_those_of_its_own_text_only():
+    brought = json.dumps({"text": "a\nb", "ids": [1, 2]})
+    assert inputs.brought_ids(brought, "a\nb") == [1, 2]
+    for value, text in ((brought, "a b"), ("", ""), (None, "a"), ("[", "a"), ("7", "a")):
+        assert inputs.brought_ids(value, text) == []
+    for ids in ("12", [1, -1], [True], [0.5], [2**31], None):
+        assert inputs.brought_ids(json.dumps({"text": "a", "ids": ids}), "a") == []
+    long = json.dumps({"text": "a", "ids": [1] * inputs.MAX_BROUGHT})
+    assert inputs.brought_ids(long, "a") == []
+
+
 @pytest.mark.parametrize("lmbda", [-0.1, 1.1, float("nan"), "0.5", True, {"lmbda": 2}, [0.5]])
 def test_lambda_outside_its_range_is_refused(lmbda):
     with pytest.raises(MlpMemError, match="lambda"):

@@ -175,8 +175,9 @@ def test_inspect_probe_and_chat_are_pythons(site):
     first = [model.decoder.encode("Lima")[-1]]
     turns = [["What is  Gold?", " a metal "], ["What is the capital of Peru?", ""]]
     ids = model.decoder.encode(QUESTION)
-    inspected, probed, chat = answers(
-        listing, folder, plan("inspect", text=text),
+    given = [*ids, model.decoder.tokenizer.eos_token_id, *first]
+    inspected, by_ids, probed, chat = answers(
+        listing, folder, plan("inspect", text=text), plan("inspect", text="any", ids=given),
         plan("probe", number=3, ids=ids, text="the"),
         plan("chat", question=turns[1][0], typed=False, settings={"longest": 48, "stop": []},
              columns=[{"system": "memory", "before": turns[:1], "forced": [], "kept": 0},
@@ -185,6 +186,8 @@ def test_inspect_probe_and_chat_are_pythons(site):
     *_, done = model.inspect(text, lmbda=0.55)
     assert [value["kind"] for value in inspected] == ["begin", "progress", "progress", "done"]
     same_steps(inspected[-1]["traces"]["memory"]["steps"], done.values["memory"].steps)
+    *_, done = model.inspect(given, lmbda=0.55)
+    same_steps(by_ids[-1]["traces"]["memory"]["steps"], done.values["memory"].steps)
     assert probed[0]["number"] == 3
     for own, row in zip(probed[0]["rows"], model.probe(ids, "the"), strict=True):
         assert own["p"] == pytest.approx(row.pop("p"), abs=1e-6)

@@ -29,9 +29,10 @@ def build(shared: Shared, tab: gr.Tab) -> None:
     special = gr.Checkbox(
         False, label="Parse control tokens, such as </s>, in the text", elem_id="inspect-special"
     )
+    brought = gr.Textbox("", visible="hidden", elem_id="inspect-brought")
     example, chat = shared.recorded.text(), shared.recorded.chat_form
     view = components.inspect_view(example, chat, elem_id="inspect-view")
-    inputs_ = [text, shared.lambda_bar, shared.own, shared.choice, shared.taught, special]
+    inputs_ = [text, shared.lambda_bar, shared.own, shared.choice, shared.taught, special, brought]
     run = score.click(_inspector(shared), inputs_, view, **STREAM)
     stop.click(None, cancels=[run])
 
@@ -46,12 +47,14 @@ def _inspector(all_visitors: Shared):
     """Return the handler of Inspect; it yields values for the view."""
 
     def run(
-        text: Any, lmbda: Any, own: Any, choice: Any, taught: Any = "", special: Any = False
-    ) -> Iterator[dict]:
+        text: Any, lmbda: Any, own: Any, choice: Any, taught: Any = "", special: Any = False,
+        brought: Any = "",
+    ) -> Iterator[dict]:  # fmt: skip
         shared = all_visitors.of(taught)
 
         def values(stop: threading.Event) -> Iterator[dict]:
             checked = inputs.check_text(text, "text", MAX_CHARACTERS)
+            asked = inputs.brought_ids(brought, text) or checked
             chosen = inputs.check_lmbda(lmbda)
             chosen = None if chosen == AUTO else chosen  # a text is scored at fixed lambdas
             model, store = shared.service.model, shared.store(own, choice)
@@ -60,11 +63,11 @@ def _inspector(all_visitors: Shared):
             lmbdas = {s: model.settings.of(s) if chosen is None else chosen for s in sources}
             first = sources[0] if sources else "lm"
             call = {"lmbda": lmbdas.get(first, 0.0), "cancel": stop, "special": special is True}
-            events = model.inspect(checked, first, store=store, **call)  # it checks the text
+            events = model.inspect(asked, first, store=store, **call)  # it checks the text
             searched = shared.searched(own, store, sources)
             yield {"kind": "begin", "run": name, "traces": {}, "own": searched}
             if sources == ["memory", "knn"]:  # a search may take a minute, the memory none
-                early = model.only("memory").inspect(checked, "memory", **call)
+                early = model.only("memory").inspect(asked, "memory", **call)
                 yield from _values(name, early, {"memory": lmbdas["memory"]}, "early")
             yield from _values(name, events, lmbdas or {"lm": 0.0})
 

@@ -1,5 +1,6 @@
 """Checks of a visitor's values; every number is bounded here, whatever the widgets allow."""
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +14,7 @@ MAX_CHARACTERS = DOOR.characters
 MAX_NEW_TOKENS = DOOR.new_tokens
 MAX_IDS = 4096  # context tokens of a probe; the decoder's own limit may be lower
 MAX_PROBE = 40
+MAX_BROUGHT = 200_000  # characters of an answer's text with its token ids
 MAX_STOPS = 8  # stop texts
 # field -> (name in messages, name in links, least, most, default)
 BOUNDS = {
@@ -138,6 +140,21 @@ def check_probe(data: dict) -> tuple[list[int], str]:
     if not isinstance(text, str) or not text.strip() or len(text) > MAX_PROBE:
         raise MlpMemError(f"Type a token: a word of 1 to {MAX_PROBE} characters.")
     return ids, valid(text)
+
+
+def brought_ids(value: object, text: object) -> list[int]:
+    """Return the token ids that an answer brought with this very text; none for another text."""
+    if not isinstance(value, str) or len(value) > MAX_BROUGHT:
+        return []
+    try:
+        brought = json.loads(value)
+    except (ValueError, RecursionError):
+        return []
+    if not isinstance(brought, dict) or not text or brought.get("text") != text:
+        return []
+    ids = brought.get("ids")
+    valid_ids = isinstance(ids, list) and all(type(i) is int and 0 <= i < 2**31 for i in ids)
+    return ids if valid_ids else []
 
 
 def check_lmbda(value: object) -> float | str | None:

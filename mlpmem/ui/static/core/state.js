@@ -22,9 +22,12 @@ export const page = {
   /** @type {LambdaBar | null} */
   bar: null,
   local: false, // answers come from this browser, so a silent run is a sleeping tab and no lost connection
-  /** Scores a text on the Inspect tab, if there is one; `special` tells that it has control tokens.
-   * @type {((text: string, special: boolean) => void) | null} */
+  /** Scores a text on the Inspect tab, if there is one; `special` tells that it has control tokens. An answer
+   * brings its ids, because what somebody typed may be a control token's name, and text all the same.
+   * @type {((text: string, special: boolean, ids?: number[]) => void) | null} */
   inspect: null,
+  /** What an answer last brought to that tab. @type {{ text: string, ids: number[] }} */
+  brought: { text: "", ids: [] },
   /** Opens a neighbour's document on the Corpus tab, if there is one. @type {Reader | null} */
   read: null,
   /** Opens a saved conversation in the chat, if there is one, and returns what to say; it may throw an error for a person.

@@ -122,12 +122,12 @@ export class Answers {
   }
 
   /** @param {PlanOf<"inspect">} plan @param {() => boolean} stopped @returns {Values} */
-  async *#inspect({ run, text, lmbda, own, special = false }, stopped) {
+  async *#inspect({ run, text, ids = [], lmbda, own, special = false }, stopped) {
     const store = this.searched(own);
     const sources = this.model.systems(store).slice(1);
     const lambdas = Object.fromEntries(sources.map((source) => [source, lmbda ?? this.model.live.settings.lmbda[source] ?? 0.5]));
     const system = sources[0] ?? "lm";
-    const job = inspected(this.model, { text: checkedText(text, "text", MOST_INSPECTED), special, system, lmbda: lambdas[system] ?? 0, store, stopped });
+    const job = inspected(this.model, { text: checkedText(text, "text", MOST_INSPECTED), ids, special, system, lmbda: lambdas[system] ?? 0, store, stopped });
     yield { kind: "begin", run, traces: {} };
     for await (const event of job) {
       if (event.trace) yield { kind: "done", run, traces: { [system]: event.trace }, lmbdas: sources.length ? lambdas : { lm: 0 } };

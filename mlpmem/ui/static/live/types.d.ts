@@ -40,7 +40,7 @@ export type Plan = { run: string } & (
   | { kind: "compare"; prompt: string; systems: string[]; lmbda: Lambda | null; options: Options; forced: number[]; own: boolean; chat?: boolean }
   | { kind: "scrub"; prompt: string; system: string; lmbda: Lambda | null; options: Options; forced: number[]; own: boolean; chat?: boolean }
   | ChatRequest & { kind: "chat"; own: boolean }
-  | { kind: "inspect"; text: string; lmbda: number | null; own: boolean; special?: boolean }
+  | { kind: "inspect"; text: string; ids?: number[]; lmbda: number | null; own: boolean; special?: boolean }
   | { kind: "probe"; number: number; ids: number[]; text: string; own: boolean }
   | { kind: "own"; text: string }
   | { kind: "forget" });

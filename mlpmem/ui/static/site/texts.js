@@ -17,7 +17,7 @@ export const mountInspectTab = (desk) => {
   /** @type {number | null} */
   let job = null;
   at("inspect-score").addEventListener("click", () => {
-    job = desk.ask({ kind: "inspect", text: box.value, lmbda: page.lambda, own: Boolean(desk.own), special: special.checked }, (value) =>
+    job = desk.ask({ kind: "inspect", text: box.value, ids: box.value === page.brought.text ? page.brought.ids : [], lmbda: page.lambda, own: Boolean(desk.own), special: special.checked }, (value) =>
       slot.set(packed(value.kind === "begin" ? { ...value, own: desk.own } : value)));
   });
   at("inspect-stop").addEventListener("click", () => desk.door?.stop(job));

@@ -330,15 +330,18 @@ export const mountInspect = (element, props, watch) => {
 };
 
 /** Opens a text on the Inspect tab and scores it, with its control tokens parsed if it is `special`.
- * @type {(original: string, special: boolean) => void} */
-export const inspectText = (original, special) => {
+ * @type {(original: string, special: boolean, ids?: number[]) => void} */
+export const inspectText = (original, special, ids = []) => {
   const text = original.replace(/\r\n?/g, "\n"); // as a text box normalizes it
+  page.brought = { text, ids };
   tabNamed("Inspect")?.click();
   /** Retries until the tab's box exists, which Gradio creates when it is opened. @param {number} tries */
   const fill = (tries) => {
     const area = document.querySelector("#inspect-text textarea");
     const taken = area instanceof HTMLTextAreaElement && area.value === text;
     if (area instanceof HTMLTextAreaElement) write(area, text);
+    const hidden = document.querySelector("#inspect-brought textarea");
+    if (hidden instanceof HTMLTextAreaElement) write(hidden, JSON.stringify(page.brought));
     const parses = document.querySelector("#inspect-special input");
     if (parses instanceof HTMLInputElement && parses.checked !== special) parses.click();
     if (taken) window.setTimeout(() => document.getElementById("inspect-score")?.click(), 80);

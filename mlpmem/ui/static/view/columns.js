@@ -1,7 +1,7 @@
 // @ts-check
 /* A view's content: panes side by side, the drawer below, and the selected token. */
 /** @import { How, Lambda, Own, Probs, Shown, Step, ValueOf } from "../core/types.js" */
-import { h, hasSheet } from "../core/dom.js";
+import { h, hasSheet, isEnd } from "../core/dom.js";
 import { entriesOf, firstDifference, isAway, tokensOf, without } from "../core/mix.js";
 import { AWAY, OWN_CAPTIONS, canRoute, kindOf, nameOf, page } from "../core/state.js";
 import { truthOf } from "../core/truth.js";
@@ -125,8 +125,9 @@ export class Columns {
   }
 
   /** Scores an answer with its prompt, read as the run read it. @param {Shown} trace */
-  #inspect({ prompt, text, settings }) {
-    page.inspect?.(`${prompt}${text}`, Boolean(settings.special || this.head.about.chat));
+  #inspect({ prompt, prompt_ids: read = [], text, steps, settings }) {
+    const written = steps.filter(({ s }, i) => i < steps.length - 1 || !isEnd(s)).map(({ id }) => id);
+    page.inspect?.(`${prompt}${text}`, Boolean(settings.special || this.head.about.chat), [...read, ...written]);
   }
 
   /** Shows in every empty column why it is empty. */

@@ -13,10 +13,10 @@ import { prefixes } from "../own/words.js";
 const MOST_TOKENS = 512;
 const TOP = 5; // candidates per source, and neighbours
 
-/** The ids of a text to be inspected; throws a LiveError for fewer than two tokens, or too many.
- * @param {Model} model @param {string} text @param {boolean} special */
-function checkedIds(model, text, special) {
-  const ids = model.tokenizer.prompt(text, special);
+/** The ids of a text to be inspected, or those given; throws a LiveError for fewer than two, or too many.
+ * @param {Model} model @param {string} text @param {number[]} given @param {boolean} special */
+function checkedIds(model, text, given, special) {
+  const ids = given.length ? given : model.tokenizer.prompt(text, special);
   const most = Math.min(MOST_TOKENS, model.positions);
   must(ids.length >= 2, `The text must have two tokens or more; got ${ids.length}. Write more.`);
   must(ids.length <= most, `The text must have at most ${most} tokens to be inspected; got ${ids.length.toLocaleString("en")}. Shorten it.`);
@@ -24,9 +24,9 @@ function checkedIds(model, text, special) {
 }
 
 /** Yields {done, total} after every pass, then {trace}; nothing more once stopped.
- * @param {Model} model @param {{ text: string, special: boolean, system: string, lmbda: number, store: Store | null, stopped: () => boolean }} call */
-export const inspected = async function* (model, { text, special, system, lmbda, store, stopped }) {
-  const ids = checkedIds(model, text, special);
+ * @param {Model} model @param {{ text: string, ids?: number[], special: boolean, system: string, lmbda: number, store: Store | null, stopped: () => boolean }} call */
+export const inspected = async function* (model, { text, ids: given = [], special, system, lmbda, store, stopped }) {
+  const ids = checkedIds(model, text, given, special);
   const { tokenizer } = model;
   const begin = performance.now();
   const written = new TextStream();
