@@ -12,6 +12,7 @@ from mlpmem.engine.router import Router
 from mlpmem.errors import MlpMemError
 from mlpmem.loading.bundle import load_bundle
 from mlpmem.model.context import Context, sentence_ends
+from mlpmem.model.decoder import Decoder
 from mlpmem.model.memory import Memory
 from mlpmem.model.prompts import chat_ids
 from mlpmem.retrieval.documents import Documents, entries, join_passages
@@ -31,7 +32,8 @@ from train.config.tables import (
 from train.corpora.atlas import chats as chat_facts
 from train.corpora.atlas.wordings import AtlasConfig, build_atlas
 from train.corpora.chat import ChatForm, question_start
-from train.fit.context_rows import ContextReader, token_weights
+from train.fit import context_rows
+from train.fit.context_rows import ContextReader, token_weights, with_rivals
 from train.fit.kept_rows import KeptRows
 from train.fit.loss import head_loss
 from train.run.kinds import kind_of
@@ -99,7 +101,7 @@ def test_prompts_are_no_entries_and_survive_a_save(tmp_path):
 @pytest.mark.parametrize("size", [0, 1, 2])
 def test_rows_read_the_context_that_the_decoder_gives(size):
     decoder, documents = chatty(), tiny.documents()
-    weights = token_weights("rare", decoder, documents)
+    weights = token_weights("tell", decoder, documents)
     middle = len(documents.passage(1)) // 2  # questions begin inside of passages, too
     turn = tuple(documents.passage(1)[middle : middle + size].tolist())
     decoder.context = Context(LIVES, weights, turn, sentence_ends(decoder.pieces))
@@ -113,12 +115,36 @@ def test_rows_read_the_context_that_the_decoder_gives(size):
         assert torch.equal(hidden[decoder.hidden_size :], row)
 
 
-def test_rare_tokens_weigh_more():
-    decoder = chatty()
-    documents = join_passages([(0, [0, 5, 6]), (0, [0, 5, 7]), (0, [0, 5, 7, 7])], ["a"], ["b"])
-    weights = token_weights("rare", decoder, documents)
-    assert weights[0] == 0 and weights[5] == 0 and weights[9] == 1
-    assert weights[6] == 1 and weights[7] == pytest.approx(1 - np.log(2) / np.log(3))
+def test_tokens_weigh_as_much_as_they_tell_documents_apart():
+    decoder, rest = chatty(), context_rows.PRIOR * context_rows.UNSEEN
+    passages = [(0, [0, 5, 6]), (1, [0, 5, 7]), (1, [0, 7, 7]), (2, [0, 5, 7])]
+    documents = join_passages(passages, ["a", "b", "c"], ["x", "x", "x"])
+    weights = token_weights("tell", decoder, documents)
+
+    def weight(*places):
+        shares = np.array(places) / sum(places)
+        told = 1 + float((shares * np.log(shares)).sum()) / np.log(3)
+        return pytest.approx((sum(places) * told + rest) / (sum(places) + context_rows.PRIOR))
+
+    assert weights[0] == 0, "a control token"
+    assert weights[5] == weight(1, 1, 1) and weights[6] == weight(1) and weights[7] == weight(3, 1)
+    assert weights[9] == pytest.approx(context_rows.UNSEEN), "no document has it"
+    assert weights[6] > weights[9] > weights[5]
+    alone = join_passages(passages[:1], ["a"], ["x"])
+    assert set(token_weights("tell", decoder, alone)[5:8].tolist()) == {1.0}
+
+
+def test_a_rival_is_in_the_words_so_far_and_not_in_what_was_asked():
+    ends = torch.zeros(8)
+    own, others = torch.arange(18.0).view(2, 9), torch.full((2, 9), 100.0)
+    own[1, 6:] = own[1, 3:6]  # nothing was asked: it is the mean of the longest half-life
+    context, shares = Context((4.0, 16.0), torch.ones(8), (1,), ends), torch.tensor([0.25, 0.5])
+    mixed = with_rivals(own, others, shares, context)
+    assert torch.equal(mixed[0, :6], 0.75 * own[0, :6] + 25)
+    assert torch.equal(mixed[0, 6:], own[0, 6:])
+    assert torch.equal(mixed[1], 0.5 * own[1] + 50)
+    without = Context((4.0, 16.0, 64.0), torch.ones(8))
+    assert torch.equal(with_rivals(own, others, shares, without)[0], 0.75 * own[0] + 25)
 
 
 def test_alpha_by_row_is_a_sum_of_both_losses():
@@ -186,8 +212,8 @@ def finished(tmp_path_factory):
         targets=TargetsConfig(k=4, easy_share=1.0),
         memory=MemoryFitConfig(
             blocks=1, intermediate_size=16, head="tied", start="identity", context=LIVES,
-            token_weights="rare", words_of="question", asked=True, epochs=2, batch=64, alpha=0.2,
-            kept=16, processes=1, dtype="float32", validation_rows=16,
+            token_weights="tell", words_of="question", asked=True, rivals=0.5, epochs=2, batch=64,
+            alpha=0.2, kept=16, processes=1, dtype="float32", validation_rows=16,
         ),
         router=RouterFitConfig(units=4, state=True, k=4, questions=6),
         finetuned=FinetunedConfig(settings=(), lora=()),
@@ -349,7 +375,14 @@ def test_its_bundle_answers_in_the_decoders_template(finished):
 def test_processes_share_a_step_of_facts_and_kept_rows(finished):
     folder, recipe = finished
     config = dataclasses.replace(recipe.memory, kept=7, noise=0.5)
-    rows = TargetRows(folder / "datastore", folder / "targets", config, 1)
+    decoder = Decoder.load(folder / "decoder")
+    Memory.load(folder / "memory").bind(decoder)
+    data = folder / "datastore", folder / "targets"
+    rows = TargetRows(*data, config, 1, decoder=decoder)
+    plain = TargetRows(*data, dataclasses.replace(config, rivals=0.0), 1, decoder=decoder)
+    whole, unmixed = rows.batch(2, 0, 1), plain.batch(2, 0, 1)
+    size, changed = decoder.hidden_size, whole["keys"] != unmixed["keys"]
+    assert not changed[:, :size].any() and 0 < changed.any(1).float().mean() < 0.9
     whole = rows.batch(2, 0, 1)
     shares = [rows.batch(2, rank, 3) for rank in range(3)]
     assert sum(len(share["targets"]) for share in shares) == len(whole["targets"])

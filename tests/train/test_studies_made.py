@@ -303,7 +303,7 @@ def test_sensitivity_trains_one_memory_per_value_and_depth(root, monkeypatch):
 
 
 def test_the_words_so_far_are_read_by_memories_and_by_a_datastore(root, monkeypatch):
-    read = {"none": ((), "words", "text"), "2": ((2.0,), "rare", "text")}
+    read = {"none": ((), "words", "text"), "2": ((2.0,), "tell", "text")}
     monkeypatch.setattr(context_module, "READ", read)
     monkeypatch.setattr(context_module, "KNN_WEIGHTS", (0.0, 1.0))
     memory = dataclasses.replace(RECIPE.memory, start="identity")

@@ -141,11 +141,13 @@ class MemoryFitConfig:
     start: str = "decoder"
     # half-lives in tokens of the context vectors that it reads with the hidden state; () for none
     context: tuple[float, ...] = ()
-    token_weights: str = "words"  # in a context vector: all words alike, or "rare" ones more
+    # in a context vector: all "words" alike, or those that "tell" documents apart more
+    token_weights: str = "words"
     # words of a context vector: of the whole "text", or of a chat's last "question" and after it
     words_of: str = "text"
     # whether it also reads the words of the sentences that ask, those with a question mark
     asked: bool = False
+    rivals: float = 0.0  # share of rows that have read another row's words, too, as if named
     epochs: int = 8
     batch: int = 1024  # rows per step, over all processes
     micro_batch: int = 0  # rows per pass: less memory, same result; 0: all of a process
@@ -167,13 +169,13 @@ class MemoryFitConfig:
         """Check choices and ranges."""
         check_choice("memory", "head", self.head, ("decoder", "free", "tied"))
         check_choice("memory", "start", self.start, ("decoder", "free", "identity"))
-        check_choice("memory", "token_weights", self.token_weights, ("words", "rare"))
+        check_choice("memory", "token_weights", self.token_weights, ("words", "tell"))
         check_choice("memory", "words_of", self.words_of, ("text", "question"))
         check_half_lives(self.context, "memory")
         check_choice("memory", "keep", self.keep, ("last", "best"))
         check_choice("memory", "dtype", self.dtype, ("bfloat16", "float32"))
         check_choice("memory", "compile", self.compile, ("auto", "on", "off"))
-        for name in ("alpha", "lmbda"):
+        for name in ("alpha", "lmbda", "rivals"):
             check_range("memory", name, getattr(self, name), 0, 1)
         for name in ("blocks", "intermediate_size", "epochs", "batch", "processes"):
             check_range("memory", name, getattr(self, name), 1)
@@ -185,6 +187,8 @@ class MemoryFitConfig:
             )
         if self.asked and self.words_of != "question":
             raise MlpMemError('memory: asked = true needs words_of = "question"')
+        if self.rivals and not self.context:
+            raise MlpMemError("memory: rivals needs half-lives in context, such as [16, 64]")
         if self.context and self.start == "decoder":
             raise MlpMemError(
                 'memory: start must be "free" or "identity" with a context, which the decoder\'s '

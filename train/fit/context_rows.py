@@ -15,6 +15,7 @@ from mlpmem.model.decoder import Decoder
 from mlpmem.retrieval.documents import Documents
 
 PASSAGES = 128  # read at once
+PRIOR, UNSEEN = 30.0, 0.1  # places that a token has beside its own, and their weight
 
 
 class ContextReader:
@@ -73,17 +74,40 @@ class ContextReader:
 
 
 def token_weights(kind: str, decoder: Decoder, documents: Documents) -> Tensor:
-    """Return weights (V,) of tokens: "words" alike, or "rare" ones more.
+    """Return weights (V,) of tokens: "words" alike, or those that "tell" documents apart more.
 
-    "rare": log(P / n) / log(P) of n of the P passages that have the token (inverse document
-    frequency, Spaerck Jones 1972), so 0 for what all have, such as a system message, and 1 for what
-    none or one has. Control tokens weigh nothing.
+    "tell": 1 - H / log(D) of a token's n places in D documents, where H is the entropy of its
+    shares in them (log-entropy weighting, Dumais 1991). A name of one document weighs 1, a word of
+    all of them 0, as a system message does. The n places stand beside PRIOR others of weight
+    UNSEEN, so a word of few places weighs little, and one that no document has next to nothing: a
+    memory has never learned what it means. Control tokens weigh nothing.
     """
     weights = word_weights(decoder.special_ids, decoder.vocab_size)
-    if kind == "words" or len(documents) < 2:
+    count = len(documents.titles)
+    if kind == "words" or count < 2:
         return weights
-    counts = np.zeros(decoder.vocab_size)
-    for passage in range(len(documents)):
-        counts[np.unique(documents.passage(passage))] += 1
-    rare = 1 - np.log(np.maximum(counts, 1)) / np.log(len(documents))
-    return weights * torch.from_numpy(rare).float()
+    of_token = np.repeat(np.asarray(documents.document_of), np.diff(documents.offsets))
+    pairs = np.asarray(documents.tokens).astype(np.int64) * count + of_token
+    pairs, places = np.unique(pairs, return_counts=True)
+    tokens = pairs // count
+    total = np.bincount(tokens, places, decoder.vocab_size)
+    shares = places / total[tokens]
+    entropy = np.bincount(tokens, -shares * np.log(shares), decoder.vocab_size)
+    tell = total * (1 - entropy / np.log(count)) + PRIOR * UNSEEN
+    return weights * torch.from_numpy(tell / (total + PRIOR)).float()
+
+
+def with_rivals(own: Tensor, others: Tensor, shares: Tensor, context: Context) -> Tensor:
+    """Return context vectors (R, n D) as if other rows' words had been read beside their own.
+
+    A share (R,) of each mean is the other row's. What was asked stays as it is, unless no sentence
+    asked, where it is the mean of the longest half-life.
+    """
+    lives = len(context.half_lives)
+    own, others = (vectors.unflatten(1, (context.vectors, -1)) for vectors in (own, others))
+    mixed = torch.lerp(own, others, shares[:, None, None])
+    if context.ends is not None:
+        longest = context.half_lives.index(max(context.half_lives))
+        apart = (own[:, lives] != own[:, longest]).any(1)
+        mixed[apart, lives] = own[apart, lives]
+    return mixed.flatten(1)

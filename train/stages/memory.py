@@ -20,7 +20,7 @@ from train.config.load import fill
 from train.config.tables import MemoryFitConfig, TargetsConfig
 from train.files import write_json
 from train.fit.checkpoint import DAMAGED
-from train.fit.context_rows import ContextReader, token_weights
+from train.fit.context_rows import ContextReader, token_weights, with_rivals
 from train.fit.kept_rows import KeptRows, joined_rows
 from train.fit.loop import fit, step_seed
 from train.fit.loss import head_loss
@@ -36,7 +36,8 @@ from train.run.stage import StageContext, finished_manifest
 from train.stages.targets import open_targets
 
 BEST = "best.safetensors"  # weights of the best validation loss so far
-HELD_OUT = 2**32  # a seed that no epoch has
+HELD_OUT, RIVALS = 2**32, 2**33  # seeds that no epoch has
+MOST_RIVAL = 0.6  # the largest share of another row's words
 
 
 def make_memory(context: StageContext, detached: bool = False) -> dict:
@@ -208,7 +209,7 @@ class TargetRows:
         token_ids, probs = self.targets.rows(at)
         self._check(step, entries, probs)
         rows = {
-            "keys": self._keys(entries).to(self.device),
+            "keys": self._with_rivals(step, batch, rank, world).to(self.device),
             "targets": self._to_device(self.values_of(entries).astype(np.int64)),
             "token_ids": self._to_device(token_ids),
             "probs": self._to_device(probs),
@@ -234,6 +235,24 @@ class TargetRows:
             return keys
         words = self.reader.vectors(self.documents, self.store.positions[entries])
         return torch.cat([keys, words], 1)
+
+    def _with_rivals(self, step: int, batch: np.ndarray, rank: int, world: int) -> Tensor:
+        """Return a process's keys of a batch; some have read the words of another row, too."""
+        keys = self._keys(self.rows[batch[rank::world]])
+        if self.reader is None or not self.config.rivals:
+            return keys
+        random = np.random.default_rng([self.seed, step, RIVALS])
+        chosen = (random.random(len(batch)) < self.config.rivals)[rank::world]
+        shares = MOST_RIVAL * random.random(len(batch))[rank::world][chosen]
+        others = random.permutation(batch)[rank::world][chosen]
+        if chosen.any():
+            size = self.keys.shape[1]
+            words = self._keys(self.rows[others])[:, size:]
+            mine = keys[torch.from_numpy(chosen), size:]
+            shares = torch.from_numpy(shares).float()
+            mixed = with_rivals(mine, words, shares, self.reader.context)
+            keys[torch.from_numpy(chosen), size:] = mixed
+        return keys
 
     def sample(self, count: int = 2048) -> tuple[Tensor, Tensor]:
         """Return keys (n, K) and values (n,) of evenly spaced training rows, on the CPU."""

@@ -31,7 +31,7 @@ READ: dict[str, dict[str, Any]] = {  # how the words so far are read: [memory]'s
     "16 and 64, of the question": {"words_of": "question"},
     "16 and 64, of the question, and what was asked": {"words_of": "question", "asked": True},
 }
-USUAL = {"context": (16.0, 64.0), "token_weights": "rare", "words_of": "text", "asked": False}
+USUAL = {"context": (16.0, 64.0), "token_weights": "tell", "words_of": "text", "asked": False}
 KNN_LIVES, KNN_WEIGHTS = (16.0, 64.0), (0.0, 0.5, 1.0, 2.0)
 
 
@@ -74,7 +74,7 @@ def context(run: Run) -> Iterator[Finding]:
 
 def with_context(decoder: Decoder, store: Datastore, weight: float) -> Datastore:
     """Return the datastore with scaled context vectors behind its keys; the decoder gives both."""
-    weights = token_weights("rare", decoder, store.documents)
+    weights = token_weights("tell", decoder, store.documents)
     reader = ContextReader(decoder, Context(KNN_LIVES, weights))
     words = reader.vectors(store.documents, np.asarray(store.positions)).numpy()
     states = np.asarray(store.keys[:], np.float32)
