@@ -11,13 +11,15 @@ attention and no positions: one multiply-add of D numbers per token and half-lif
 With the token ids that begin a question in a chat, s starts at the last of them: names of earlier
 questions are left out. There, one more vector may be what was `asked`: the plain mean over the
 sentences that end with a question mark, so that of two names in a question the one that is asked
-about stands alone. Until such a sentence has ended, it is the mean of the longest half-life.
+about stands alone. Without such a sentence it is that over the last one that has ended, and until
+one has, the mean of the longest half-life. A question is over at the control token behind its
+words, so nothing of an answer counts as asked.
 
 Sums run token by token in float32, so a text that is read in pieces gives the same bits. n vectors,
 m sums, P positions read before.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -31,7 +33,7 @@ from mlpmem.fast.attention import GrowingLayer
 MOST_LIVES, LONGEST = 4, 1e6  # half-lives, and tokens of one
 MOST_TURN = 2  # token ids that begin a question
 TINY = 1e-30  # in place of no weight at all: the mean of no words is 0
-ENDED, ASKED = 1.0, 2.0  # what a token ends: a sentence, or one that asks
+ENDED, ASKED, CLOSED = 1.0, 2.0, 3.0  # what a token ends: a sentence, one that asks, a question
 QUESTION_MARKS, FULL_STOPS = frozenset("?？؟"), frozenset(".!。！…")
 CLOSING = " \"'”’»)]"  # may follow a full stop in a token
 
@@ -62,9 +64,10 @@ def check_turn(turn: Sequence[int], vocab_size: int, where: str) -> None:
 class ContextLayer(GrowingLayer):
     """Running sums in a decoder's cache, as keys (B, m, P, D + 2); its values are empty.
 
-    The last numbers of a sum are that of the weights, and 1 at the first of two tokens that begin a
-    question. The layer stands behind the decoder's own, so a crop, a choice of rows or a beam's
-    reordering of the cache is one of the sums too.
+    The last numbers of a sum are that of the weights, and a flag: of the first sum, 1 at the first
+    of two tokens that begin a question; of a sentence, 1 where the question is over. The layer
+    stands behind the decoder's own, so a crop, a choice of rows or a beam's reordering of the cache
+    is one of the sums too.
     """
 
 
@@ -102,8 +105,10 @@ class Context:
             layer.update(sums, sums[..., :0])
         means = sums[..., :-2] / sums[..., -2:-1].clamp_min(TINY)
         if self.ends is not None:
-            longest = self.half_lives.index(max(self.half_lives))
-            asked = torch.where(sums[:, -1, :, -2:-1] > 0, means[:, -1], means[:, longest])
+            said = sums[..., -2:-1] > 0
+            longest = means[:, self.half_lives.index(max(self.half_lives))]
+            last = torch.where(said[:, -2], means[:, -2], longest)
+            asked = torch.where(said[:, -1], means[:, -1], last)
             means = torch.cat([means[:, : len(self.half_lives)], asked[:, None]], 1)
         return means.transpose(1, 2).flatten(2)
 
@@ -111,7 +116,7 @@ class Context:
     def decay(self) -> Tensor:
         """Return what a step leaves of each sum, (m, 1); nothing is lost of a sentence."""
         decay = 2.0 ** (-1 / torch.tensor(self.half_lives))
-        return (decay if self.ends is None else torch.cat([decay, torch.ones(2)]))[:, None]
+        return (decay if self.ends is None else torch.cat([decay, torch.ones(3)]))[:, None]
 
     def _sums(
         self,
@@ -123,17 +128,21 @@ class Context:
     ) -> Tensor:
         """Return running sums (B, m, T, D + 2) of weighted embeddings and of the weights.
 
-        With `ends`, the last two sums are of the sentence at hand, and of those that asked.
+        With `ends`, the last three sums are of the sentence at hand, of the one that ended last,
+        and of those that asked.
         """
         batch, length, size = embeddings.shape
         lives = len(self.decay)
         added = embeddings.new_zeros(batch, length, size + 2)
-        torch.mul(embeddings, weights[..., None], out=added[..., :-2])
-        added[..., -2] = weights
         past = layer is not None and layer.is_initialized and layer.get_seq_length()
         now = layer.keys[:, :, -1] if past else added.new_zeros(batch, lives, size + 2)
         opens = ids == self.turn[0] if len(self.turn) == MOST_TURN else torch.zeros_like(ids).bool()
-        left = self._left(ids, opens, parents, now[:, 0, -1] == 1)
+        begins = self._begins(ids, opens, parents, now[:, 0, -1] == 1)
+        left = self.decay.to(ids.device) * ~begins.T[..., None, None]  # (T, B, m, 1)
+        if self.ends is not None:
+            weights = weights * ~begins  # what begins a question is no word of it
+        torch.mul(embeddings, weights[..., None], out=added[..., :-2])
+        added[..., -2] = weights
         sums = added.new_zeros(length + 1, batch, lives, size + 2)  # the last row stays 0
         rows = torch.arange(batch, device=weights.device)
         ends = None if self.ends is None else self.ends.to(ids.device)[ids]
@@ -141,33 +150,36 @@ class Context:
             before = now if parents is None else sums[parents[:, t], rows]
             now = torch.addcmul(added[:, t, None], before, left[t], out=sums[t])
             if ends is not None:
-                _end(now, before[:, -1] * left[t][:, -1], ends[:, t, None])
-        sums[:length, ..., -1] = opens.T[..., None]
+                _end(now, before[:, -2:] * left[t][:, -2:], ends[:, t, None])
+        sums[:length, :, 0, -1] = opens.T
         return sums[:length].permute(1, 2, 0, 3)
 
-    def _left(self, ids: Tensor, opens: Tensor, parents: Tensor | None, opened: Tensor) -> Tensor:
-        """Return what each step leaves of the sums before it, (T, B or 1, m, 1).
+    def _begins(self, ids: Tensor, opens: Tensor, parents: Tensor | None, opened: Tensor) -> Tensor:
+        """Return which tokens (B, T) begin a question, so that nothing before them is left.
 
         opens are the first of two ids of `turn`; opened says whether the last token before was one.
         """
-        left = self.decay.to(ids.device)
         if not self.turn:
-            return left.expand(ids.shape[1], 1, -1, 1)
+            return torch.zeros_like(ids).bool()
         begins = ids == self.turn[-1]
         if len(self.turn) == MOST_TURN and parents is not None:
             begins &= (parents >= 0) & opens.gather(1, parents.clamp_min(0))
         elif len(self.turn) == MOST_TURN:
             begins &= torch.cat([opened[:, None], opens[:, :-1]], 1)
-        return left * ~begins.T[..., None, None]
+        return begins
 
 
-def _end(sums: Tensor, asked: Tensor, ends: Tensor) -> None:
-    """Set the last two sums (B, m, D + 2) after a token that ends (B, 1) a sentence or nothing.
+def _end(sums: Tensor, before: Tensor, ends: Tensor) -> None:
+    """Set the last three sums (B, m, D + 2) after a token that ends (B, 1) a sentence or nothing.
 
-    asked (B, D + 2) is the sum of earlier sentences that asked.
+    before (B, 2, D + 2) are those of the sentence that ended last, and of those that asked.
     """
-    sums[:, -1] = asked + sums[:, -2] * (ends == ASKED)
-    sums[:, -2] *= ends == 0
+    sentence, over = sums[:, -3, :-1], sums[:, -3, -1:] > 0
+    ended = (ends > 0) & (sentence[:, -1:] > 0) & ~over  # one without a word is none
+    sums[:, -1, :-1] = before[:, 1, :-1] + sentence * (ended & (ends == ASKED))
+    sums[:, -2, :-1] = torch.where(ended, sentence, before[:, 0, :-1])
+    sums[:, -3, -1:] = (over | ((ends == CLOSED) & (sums[:, -2, -2:-1] > 0))).to(sums)
+    sentence *= ends == 0
 
 
 def _parents(sees: Tensor) -> Tensor:
@@ -194,15 +206,17 @@ def word_weights(special_ids: Sequence[int] | frozenset[int], vocab_size: int) -
     return weights
 
 
-def sentence_ends(pieces: Sequence[str]) -> Tensor:
-    """Return what tokens with these texts end, (V,): ASKED, ENDED, or 0 for nothing.
+def sentence_ends(pieces: Sequence[str], special_ids: Collection[int] = ()) -> Tensor:
+    """Return what tokens with these texts end, (V,): CLOSED, ASKED, ENDED, or 0 for nothing.
 
-    A full stop inside a name ("St. Louis") ends a sentence, too; nothing here knows better.
+    A control token ends a question. A full stop inside a name ("St. Louis") ends a sentence, too;
+    nothing here knows better.
     """
     ends = [
-        ASKED if QUESTION_MARKS & set(piece)
+        CLOSED if i in special_ids
+        else ASKED if QUESTION_MARKS & set(piece)
         else ENDED if "\n" in piece or piece.rstrip(CLOSING)[-1:] in FULL_STOPS
         else 0.0
-        for piece in pieces
+        for i, piece in enumerate(pieces)
     ]  # fmt: skip
     return torch.tensor(ends)

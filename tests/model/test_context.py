@@ -7,6 +7,7 @@ import torch
 from mlpmem.errors import MlpMemError
 from mlpmem.model.context import (
     ASKED,
+    CLOSED,
     ENDED,
     Context,
     ContextLayer,
@@ -194,10 +195,17 @@ def test_a_tree_of_tokens_begins_anew_along_each_branch():
     assert torch.equal(tree[2, :4], vectors[0, 2]) and not torch.equal(tree[3, :4], vectors[0, 3])
 
 
-STOP, MARK, TURN = 20, 21, 22  # tokens that end a sentence, ask, and begin a question
+# tokens that end a sentence, ask, begin a question, end it, and end a sentence without a word
+STOP, MARK, TURN, DONE, STOP0 = 20, 21, 22, 23, 24
 CHATS = {  # token ids, and the places of the words that were asked at its end
     "nothing has ended": ([TURN, 5, 9], None),
-    "a statement only": ([TURN, 5, 9, STOP, 7, STOP], None),
+    "none asks, the last one counts": ([TURN, 5, 9, STOP, 7, 12, STOP], [4, 5, 6]),
+    "none asks, one is at hand": ([TURN, 5, 9, STOP, 7, 12], [1, 2, 3]),
+    "a sentence needs a word": ([TURN, 5, 9, STOP, STOP0, STOP0], [1, 2, 3]),
+    "it needs no full stop": ([TURN, 5, 9, DONE, 31, STOP], [1, 2]),
+    "an answer is not asked": ([TURN, 5, MARK, DONE, 7, MARK, 31, STOP], [1, 2]),
+    "nor is it the last sentence": ([TURN, 5, STOP, 6, DONE, DONE, 7, STOP], [3]),
+    "a header in front is no question": ([TURN, DONE, DONE, 5, STOP, DONE, 31], [3, 4]),
     "the last sentence asks": ([TURN, 5, 9, STOP, 7, 12, MARK], [4, 5, 6]),
     "the first one asks": ([TURN, 5, 9, MARK, 7, 12, STOP], [1, 2, 3]),
     "an answer follows": ([TURN, 5, 9, MARK, 31, 40, STOP, 6], [1, 2, 3]),
@@ -211,9 +219,9 @@ CHATS = {  # token ids, and the places of the words that were asked at its end
 def asking(decoder, monkeypatch):
     """Return the decoder with a context of what was asked, too."""
     ends = torch.zeros(decoder.vocab_size)
-    ends[STOP], ends[MARK] = ENDED, ASKED
+    ends[STOP], ends[STOP0], ends[MARK], ends[DONE] = ENDED, ENDED, ASKED, CLOSED
     weights = torch.linspace(0.2, 1, decoder.vocab_size)
-    weights[TURN] = 0  # a control token
+    weights[[STOP0, DONE]] = 0
     monkeypatch.setattr(decoder, "context", Context(LIVES, weights, (TURN,), ends))
     return decoder
 
@@ -235,9 +243,9 @@ def test_what_was_asked_is_the_mean_of_the_sentences_that_ask(asking, name):
     torch.testing.assert_close(asked.double(), mean)
 
 
-@pytest.mark.parametrize("cut", [1, 3, 6, 9])
+@pytest.mark.parametrize("cut", [1, 3, 6, 8, 9, 11, 13])
 def test_what_was_asked_has_the_same_bits_in_pieces_in_rows_and_after_a_crop(asking, cut):
-    ids = [TURN, 5, 9, STOP, 7, 12, MARK, 31, STOP, 6, 8]
+    ids = [TURN, 5, 9, STOP, 7, 12, MARK, DONE, 31, STOP, TURN, 6, STOP, DONE, 8]
     whole = states(asking, [ids])
     first = asking.forward(torch.tensor([ids[:cut], [40] * cut]), use_cache=True)
     first.cache.batch_select_indices(torch.tensor([1, 0]))
@@ -257,7 +265,7 @@ def test_what_was_asked_follows_each_branch_of_a_tree(asking):
     for path in ([0, 1, 2, 4], [0, 1, 3, 5]):
         alone = words.read(vectors[:, path], ids[:, path], None, None)[0]
         assert torch.equal(tree[path], alone)
-    assert not torch.equal(tree[4, 8:], tree[4, 4:8]) and torch.equal(tree[5, 8:], tree[5, 4:8])
+    assert not torch.equal(tree[4, 8:], tree[5, 8:]), "a sentence with its own end"
 
 
 def test_sentences_end_at_marks_and_at_line_ends():

@@ -48,7 +48,7 @@ def new_memory(
         )
     )
     if config.asked:
-        memory.sentence_ends.copy_(sentence_ends(decoder.pieces))
+        memory.sentence_ends.copy_(sentence_ends(decoder.pieces, decoder.special_ids))
     if config.head == "tied":
         memory.lm_head.weight = nn.Parameter(decoder.head_weight.clone(), requires_grad=False)
     if config.head == "decoder":
