@@ -42,7 +42,7 @@ def bundle(folder: Path, hub: str = f"{HUB_ID}@{COMMIT}", **parts) -> Bundle:
     config |= {"turn": parts.pop("turn", ()), "asked": parts.pop("asked", False)}
     memory = tiny.memory(decoder, **config)
     if memory.config.asked:
-        memory.sentence_ends.copy_(sentence_ends(decoder.pieces))
+        memory.sentence_ends.copy_(sentence_ends(decoder.pieces, decoder.special_ids))
     memory.bind(decoder)
     examples = [{"name": "Peru", "group": "helps", "prompt": "Where is Lima?", "answer": "Peru"}]
     defaults = {"settings": {"lmbda": {"memory": 0.55}}, "examples": examples, "form": "chat"}

@@ -96,6 +96,21 @@ def test_blocks_and_context_give_pythons_log_probs(site, plain):
         torch.testing.assert_close(ours, sources[name], atol=5e-5, rtol=0)
 
 
+def test_what_a_chat_asks_is_read_as_in_python(site):
+    model, listing, folder = site
+    context, encode = model.decoder.context, model.decoder.encode
+    said = encode(" It is by the sea. Which one?")
+    asked = encode("Not Lima. Name a city."), encode("Tell me. Go")
+    end = min(model.decoder.eos_ids)
+    ids = [i for text in asked for i in (*context.turn, *text, end, end, *said)]
+    assert {1.0, 2.0, 3.0} <= {*context.ends[ids].tolist()}
+    (rows,) = answers(listing, folder, {"logs": ids})
+    output = model.decoder.forward(torch.tensor([ids]))
+    sources = model.sources(*output.states(0), None)
+    ours = torch.tensor([row["memory"] for row in rows])
+    torch.testing.assert_close(ours, sources["memory"], atol=5e-5, rtol=0)
+
+
 def test_a_comparison_asks_in_chat_form_as_python_does(site):
     model, listing, folder = site
     chat, typed = answers(
