@@ -2,8 +2,9 @@
 
 A gate is a router that also reads how a search went (`own.search.NEAR`), each number relative to
 what is usual in this store. Its rows are made of the texts themselves. A few of a sentence's words
-are asked about; the sentence as the answer should be given (1), unless it is left out of the search
-(0). Requests that have nothing to do with any text should be answered by the decoder (0).
+are asked about, at times with one that no sentence has; the sentence as the answer should be given
+(1), unless it is left out of the search (0). Requests that have nothing to do with any text should
+be answered by the decoder (0).
 """
 
 import math
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 QUESTIONS, EACH = 24, 6  # about sentences, and at most about one of them
 LEAST = 4  # tokens of a sentence that is asked about
 SHARE = 1 / 3  # of a sentence's words that a question about it has
+FOREIGN = 1  # words of other requests in it, at most: those who ask have words of their own
 FIRST = 8  # tokens of an answer that is not in the store
 OPEN, GENERAL_KIND, LEFT_OUT = 0, 1, 2
 SHARES = (0.5, 0.4, 0.1)  # of the weight
@@ -43,6 +45,7 @@ NARROWEST, WIDEST = 40.0, 4.0  # logits that a gate is shut and opened by, at mo
 UNITS = 8  # of its hidden layer
 DECAY, STEPS = 1e-3, 200  # of L-BFGS
 ROWS = 64
+EDGES = ".,;:!?"  # of a word
 _passes: WeakKeyDictionary = WeakKeyDictionary()
 _lock = Lock()
 
@@ -191,7 +194,7 @@ def _rows(model: FusedModel, store: Store, rng: random.Random) -> Iterator[tuple
     for made in _general(model):
         yield _read(model, store, made), GENERAL_KIND
     for unit, ids in _sentences(store, rng):
-        question = _question(model.decoder.decode(ids).strip(), rng)
+        question = _with_foreign(_question(model.decoder.decode(ids).strip(), rng), rng)
         answer = _answer(model.decoder, model.questions, question, ids)
         if not answer.ends:  # the question alone fills the decoder's positions
             continue
@@ -222,7 +225,21 @@ def _question(text: str, rng: random.Random) -> str:
         return rng.choice(ASKED).format(text[start : start + max(2, len(text) // 3)])
     long = [i for i, word in enumerate(words) if len(word) > 3] or list(range(len(words)))
     chosen = sorted(rng.sample(long, max(1, round(len(long) * SHARE))))
-    return rng.choice(ASKED).format(" ".join(words[i].strip(".,;:!?") for i in chosen))
+    return rng.choice(ASKED).format(" ".join(words[i].strip(EDGES) for i in chosen))
+
+
+def _with_foreign(question: str, rng: random.Random) -> str:
+    """Return a question with up to FOREIGN words of general requests among its own."""
+    words = question.split()
+    for word in rng.sample(foreign_words(), rng.randint(0, FOREIGN)):
+        words.insert(rng.randint(1, len(words)), word)
+    return " ".join(words)
+
+
+def foreign_words() -> list[str]:
+    """Return the longer words of general requests, each once, in order."""
+    words = (word.strip(EDGES).lower() for request, _ in GENERAL for word in request.split())
+    return sorted({word for word in words if len(word) > 3})
 
 
 @torch.inference_mode()

@@ -1,7 +1,7 @@
 // @ts-check
 /* The answers that a gate is fitted to, and what it reads of each token, as mlpmem/engine/text_gate.py makes them.
  *
- * A few of a sentence's words are asked about; the sentence should be given (OPEN), unless it is left out of the search
+ * A few of a sentence's words are asked about, among some that no sentence has; the sentence should be given (OPEN), unless it is left out of the search
  * (LEFT_OUT). Requests of no text in particular should be answered by the decoder (GENERAL). K numbers of a state. */
 /** @import { Model } from "../engine/fused.js" */
 /** @import { Store } from "./store.js" */
@@ -19,6 +19,7 @@ import { askedIds, stripped, wordsOf } from "./sentences.js";
 import { REACH } from "./words.js";
 
 const [QUESTIONS, EACH] = [24, 6]; // about sentences, and at most about one of them
+const FOREIGN = 1; // words of other requests in a question, at most: those who ask have words of their own
 const LEAST = 4; // tokens of a sentence that is asked about
 const FIRST = 8; // tokens of an answer that is not in the text
 export const OPEN = 0;
@@ -121,8 +122,11 @@ function sharedLength(answers) {
 export const partsOf = function* (model, store, seed) {
   const chance = new Chance(seed);
   const parts = (general.get(model) ?? []).map((pass) => ({ kind: GENERAL, rows: rowsOf(model, store, pass) }));
-  const asked = sentences(store, chance).map(({ unit, ids }) =>
-    ({ unit, ...answerOf(model, questionAbout(stripped(model.tokenizer.decode(ids)), chance, model.live.texts.asked), ids) })).filter(isWhole);
+  const foreign = foreignWords(model.live.texts.general.map(([request]) => request));
+  const asked = sentences(store, chance).map(({ unit, ids }) => {
+    const question = questionAbout(stripped(model.tokenizer.decode(ids)), chance, model.live.texts.asked);
+    return { unit, ...answerOf(model, withForeign(question, chance, foreign), ids) };
+  }).filter(isWhole);
   const read = yield* passes(model, asked);
   for (const [i, pass] of read.entries()) {
     parts.push({ kind: OPEN, rows: rowsOf(model, store, pass) });
@@ -158,6 +162,17 @@ function questionAbout(text, chance, forms) {
   const chosen = chance.sample(some, Math.max(1, Math.round(some.length / 3))).sort((a, b) => a - b);
   return asked(chosen.map((i) => words[i].replace(EDGES, "")).join(" "));
 }
+
+/** A question with up to FOREIGN words of others among its own. @param {string} question @param {Chance} chance @param {string[]} others */
+function withForeign(question, chance, others) {
+  const words = wordsOf(question);
+  for (const word of chance.sample(others, chance.below(FOREIGN + 1))) words.splice(1 + chance.below(words.length), 0, word);
+  return words.join(" ");
+}
+
+/** The longer words of requests, each once, in order. @param {string[]} requests */
+const foreignWords = (requests) => [...new Set(requests.flatMap((request) => wordsOf(request))
+  .map((word) => word.replace(EDGES, "").toLowerCase()).filter((word) => word.length > 3))].sort();
 
 /** What a gate reads before an answer's first `count` tokens, with a sentence left out of the search if one is named.
  * @param {Model} model @param {Store} store @param {Pass} pass @param {number} [without] @param {number} [count] */
