@@ -33,7 +33,7 @@ from train.corpora.atlas import chats as chat_facts
 from train.corpora.atlas.wordings import AtlasConfig, build_atlas
 from train.corpora.chat import ChatForm, question_start
 from train.fit import context_rows
-from train.fit.context_rows import ContextReader, token_weights, with_rivals
+from train.fit.context_rows import ContextReader, ContextRows, token_weights, with_rivals
 from train.fit.kept_rows import KeptRows
 from train.fit.loss import head_loss
 from train.run.kinds import kind_of
@@ -113,6 +113,21 @@ def test_rows_read_the_context_that_the_decoder_gives(size):
         ids = documents.tokens[documents.offsets[passage] : position].astype(np.int64)
         hidden = decoder.forward(torch.from_numpy(ids)[None]).hidden[0, -1]
         assert torch.equal(hidden[decoder.hidden_size :], row)
+
+
+def test_rows_of_training_hold_their_context_where_it_fits(monkeypatch):
+    decoder, documents = chatty(), tiny.documents()
+    decoder.context = Context(LIVES, token_weights("words", decoder, documents))
+    positions, _ = entries(documents)
+    rows = np.random.default_rng(0).integers(len(positions), size=40)
+    reader = ContextReader(decoder, decoder.context)
+    expected = reader.vectors(documents, positions[rows])
+    monkeypatch.setattr(context_rows, "HELD_AT_ONCE", 7)
+    held = ContextRows(reader, documents, positions)
+    assert torch.equal(held.at(rows), expected.half().float())
+    monkeypatch.setattr(context_rows, "HELD_BYTES", held.held.nbytes - 1)
+    again = ContextRows(reader, documents, positions)
+    assert again.held is None and torch.equal(again.at(rows), expected)
 
 
 def test_tokens_weigh_as_much_as_they_tell_documents_apart():

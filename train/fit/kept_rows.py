@@ -14,7 +14,7 @@ from torch import Tensor
 from mlpmem.model.decoder import Decoder
 from mlpmem.retrieval.documents import Documents, entries, open_array
 from mlpmem.retrieval.passages import forward_positions
-from train.fit.context_rows import ContextReader
+from train.fit.context_rows import ContextReader, ContextRows
 
 KEPT = "kept"  # the folder of a corpus and of a datastore
 SUPPORT = 64  # tokens of a distribution
@@ -43,11 +43,12 @@ class KeptRows:
 
     def __init__(self, folder: Path, reader: ContextReader | None) -> None:
         """Open the arrays; context vectors are read by the reader."""
-        self.documents, self.reader = Documents.load(folder), reader
+        self.documents = Documents.load(folder)
         self.keys, self.token_ids, self.probs, self.positions = (
             open_array(folder / f"{name}.npy")
             for name in ("keys", "token_ids", "probs", "positions")
         )
+        self.words = reader and ContextRows(reader, self.documents, self.positions)
 
     @classmethod
     def of(cls, datastore: Path, reader: ContextReader | None) -> "KeptRows | None":
@@ -59,9 +60,8 @@ class KeptRows:
         """Return a process's share of `count` rows drawn by seed, as a batch with alpha 1."""
         at = np.random.default_rng(seed).integers(len(self.positions), size=count)[rank::world]
         keys = torch.from_numpy(self.keys[at].astype(np.float32))
-        if self.reader is not None:
-            words = self.reader.vectors(self.documents, self.positions[at])
-            keys = torch.cat([keys, words], 1)
+        if self.words is not None:
+            keys = torch.cat([keys, self.words.at(at)], 1)
         values = self.documents.tokens[self.positions[at]].astype(np.int64)
         return {
             "keys": keys,

@@ -20,7 +20,7 @@ from train.config.load import fill
 from train.config.tables import MemoryFitConfig, TargetsConfig
 from train.files import write_json
 from train.fit.checkpoint import DAMAGED
-from train.fit.context_rows import ContextReader, token_weights, with_rivals
+from train.fit.context_rows import ContextReader, ContextRows, token_weights, with_rivals
 from train.fit.kept_rows import KeptRows, joined_rows
 from train.fit.loop import fit, step_seed
 from train.fit.loss import head_loss
@@ -188,11 +188,12 @@ class TargetRows:
         self.per_epoch = max(1, len(self._train_rows) // config.batch)
         self.steps = self.per_epoch * config.epochs
         self._cached_order = (-1, self._train_rows)  # (epoch, order)
-        self.reader = None
+        self.words, reader = None, None
         if decoder is not None and decoder.context is not None:
-            self.reader = ContextReader(decoder, decoder.context)
-        self.kept = KeptRows.of(datastore, self.reader) if config.kept else None
-        if self.reader is not None:
+            reader = ContextReader(decoder, decoder.context)
+            self.words = ContextRows(reader, self.documents, store.positions[self.rows])
+        self.kept = KeptRows.of(datastore, reader) if config.kept else None
+        if self.words is not None:
             spread = self.sample()[0].std(0).to(self.device)
         else:
             spread = float(np.asarray(self.keys[self.rows[:4096]], np.float32).std())
@@ -228,18 +229,15 @@ class TargetRows:
             rows["keys"] += self.noise * torch.cat(noise)
         return rows
 
-    def _keys(self, entries: np.ndarray) -> Tensor:
-        """Return the keys (b, K) of entries: hidden states, then any context vectors."""
-        keys = torch.from_numpy(np.asarray(self.keys[entries])).float()
-        if self.reader is None:
-            return keys
-        words = self.reader.vectors(self.documents, self.store.positions[entries])
-        return torch.cat([keys, words], 1)
+    def _keys(self, at: np.ndarray) -> Tensor:
+        """Return the keys (b, K) of rows: hidden states, then any context vectors."""
+        keys = torch.from_numpy(np.asarray(self.keys[self.rows[at]])).float()
+        return keys if self.words is None else torch.cat([keys, self.words.at(at)], 1)
 
     def _with_rivals(self, step: int, batch: np.ndarray, rank: int, world: int) -> Tensor:
         """Return a process's keys of a batch; some have read the words of another row, too."""
-        keys = self._keys(self.rows[batch[rank::world]])
-        if self.reader is None or not self.config.rivals:
+        keys = self._keys(batch[rank::world])
+        if self.words is None or not self.config.rivals:
             return keys
         random = np.random.default_rng([self.seed, step, RIVALS])
         chosen = (random.random(len(batch)) < self.config.rivals)[rank::world]
@@ -247,17 +245,17 @@ class TargetRows:
         others = random.permutation(batch)[rank::world][chosen]
         if chosen.any():
             size = self.keys.shape[1]
-            words = self._keys(self.rows[others])[:, size:]
-            mine = keys[torch.from_numpy(chosen), size:]
+            mine, words = keys[torch.from_numpy(chosen), size:], self.words.at(others)
             shares = torch.from_numpy(shares).float()
-            mixed = with_rivals(mine, words, shares, self.reader.context)
+            mixed = with_rivals(mine, words, shares, self.words.reader.context)
             keys[torch.from_numpy(chosen), size:] = mixed
         return keys
 
     def sample(self, count: int = 2048) -> tuple[Tensor, Tensor]:
         """Return keys (n, K) and values (n,) of evenly spaced training rows, on the CPU."""
-        at = self.rows[self._train_rows[:: max(1, len(self._train_rows) // count)][:count]]
-        return self._keys(at), torch.from_numpy(self.values_of(at).astype(np.int64))
+        at = self._train_rows[:: max(1, len(self._train_rows) // count)][:count]
+        values = self.values_of(self.rows[at]).astype(np.int64)
+        return self._keys(at), torch.from_numpy(values)
 
     def _order(self, epoch: int) -> np.ndarray:
         """Return the training rows in an epoch's order; the last order is cached."""
