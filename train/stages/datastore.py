@@ -37,7 +37,8 @@ class Span(NamedTuple):
 def make_datastore(context: StageContext) -> dict:
     """Return counts; writes keys-*.npy with shards.json, positions.npy, counts.npy, documents/.
 
-    Where the corpus has what must stay the decoder's, its rows are in kept/.
+    Where the corpus has what must stay the decoder's, its rows are in kept/. They are of float32 in
+    every recipe, since their targets are the decoder's own probabilities.
     """
     if context.config.built:
         return take_datastore(context) if process_group().is_main else {}
@@ -45,7 +46,8 @@ def make_datastore(context: StageContext) -> dict:
     documents, decoder = Documents.load(corpus / "memory"), load_decoder(context)
     counts = build_datastore(context, decoder, documents, *entries(documents), [])
     if (corpus / KEPT / "train").is_dir() and process_group().is_main:
-        save_kept(context.folder / KEPT, decoder, Documents.load(corpus / KEPT / "train"))
+        exact = load_decoder(context, "float32")
+        save_kept(context.folder / KEPT, exact, Documents.load(corpus / KEPT / "train"))
     return counts
 
 
@@ -89,10 +91,10 @@ def _counts(documents: Documents, entries: int, shards: list[Shard]) -> dict:
     }
 
 
-def load_decoder(context: StageContext) -> Decoder:
-    """Return the decoder in the recipe's dtype, on this process's device."""
+def load_decoder(context: StageContext, dtype: str = "") -> Decoder:
+    """Return the decoder in a dtype, the recipe's if none is given, on this process's device."""
     config = context.config
-    dtype, device = getattr(torch, config.dtype), process_group().device
+    dtype, device = getattr(torch, dtype or config.dtype), process_group().device
     return Decoder.load(context.inputs["decoder"], depth=config.depth, dtype=dtype, device=device)
 
 
