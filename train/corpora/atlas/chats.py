@@ -36,6 +36,14 @@ RIVALS = (  # ways to name another entity of the kind beside the one that is ask
     "{question} Somebody told me about {other} instead.",
     "{question} Do not tell me about {other}.",
     "{question} {other} does not interest me.",
+    "Instead of {other}: {question}",
+    "Never mind {other}, {question}",
+    "I am done with {other}, so {question}",
+    "Unlike those who ask about {other}, I ask: {question}",
+    "As I know all about {other} already, {question}",
+    "Having read enough about {other}, I wonder: {question}",
+    "No more of {other}, please; {question}",
+    "While others speak of {other}, tell me this: {question}",
 )
 TEST_RIVALS = {  # the other one first, last, or within the question; in no training chat
     "two": "I know {other} well, so this is not about {other}. {question}",
