@@ -16,7 +16,10 @@ WORDINGS = {
     "two_last": "two names, the first asked about", "two_within": "two names in one sentence",
 }  # fmt: skip
 GROUPS = ("real", "invented")
-KEPT = {"general": "other requests unchanged", "naming": "that name the facts' entities"}
+KEPT = {
+    "general": "other requests unchanged", "naming": "that name the facts' entities",
+    "follow": "that follow up and name nothing",
+}  # fmt: skip
 
 
 def values_of(results: Any, metric: str) -> dict[tuple[str, str], float]:
@@ -38,10 +41,11 @@ def table(results: Any) -> tuple[list[str], list[list[str]]]:
     asked = {split.partition("/")[2] for _, split in right}
     wordings = [wording for wording in WORDINGS if wording in asked]
     names = [WORDINGS[wording] for wording in wordings]
-    head = ["right, %, real / invented facts", *names, *KEPT.values()]
+    kept = [group for group in KEPT if any(split == group for _, split in same)]
+    head = ["right, %, real / invented facts", *names, *(KEPT[group] for group in kept)]
     rows = [
         [label, *(_pair(right, system, wording) for wording in wordings)]
-        + [_percent(same.get((system, group))) for group in KEPT]
+        + [_percent(same.get((system, group))) for group in kept]
         for system, label in SYSTEMS.items()
         if any(of == system for of, _ in right)
     ]

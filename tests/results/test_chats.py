@@ -23,9 +23,11 @@ def results(*extra):
 
 def test_a_cell_has_the_shares_of_real_and_invented_facts():
     head, (decoder, memory) = chats.table(results())
-    assert len(head) == len(decoder) == len(memory) == 4, "what was not asked has no column"
-    assert decoder == ["decoder", "20 / 0", "–", "–"]
-    assert memory[:2] == ["decoder + memory, auto λ", "98 / 96"] and memory[-2:] == ["70", "–"]
+    assert len(head) == len(decoder) == len(memory) == 3, "what was not asked has no column"
+    assert decoder == ["decoder", "20 / 0", "–"]
+    assert memory == ["decoder + memory, auto λ", "98 / 96", "70"]
+    head, (_, memory) = chats.table(results(finding("auto", "follow", "unchanged", 0.8)))
+    assert head[-1] == chats.KEPT["follow"] and memory[-1] == "80"
     assert chats.table({})[1] == [] and chats.table(None)[1] == []
 
 

@@ -36,6 +36,7 @@ from train.fit import context_rows
 from train.fit.context_rows import ContextReader, ContextRows, token_weights, with_rivals
 from train.fit.kept_rows import KeptRows
 from train.fit.loss import head_loss
+from train.kinds.kept import SORTS
 from train.run.kinds import kind_of
 from train.run.needs import needs
 from train.run.pipeline import STAGES, run
@@ -219,7 +220,7 @@ def finished(tmp_path_factory):
             passage=32,
             train=(str(root / "plain.txt"),),
             tokenizer=str(root / "decoder"),
-            chat=ChatOptions(2, 1, 20, general=8, naming=8, held_out=4, answer_tokens=4,
+            chat=ChatOptions(2, 1, 20, general=8, naming=8, follow=8, held_out=4, answer_tokens=4,
                              plain_tokens=64),
         ),
         decoder=DecoderConfig(source=str(root / "decoder"), epochs=0),
@@ -252,7 +253,7 @@ def test_a_corpus_has_every_cell_and_what_must_be_kept(finished):
     for split, count in (("train", 8), ("dev", 4), ("test", 4)):
         kept = Documents.load(folder / "corpus" / "kept" / split)
         groups = [kept.groups[d] for d in kept.document_of]
-        assert groups.count("general") == groups.count("naming") == count
+        assert {groups.count(sort) for sort in SORTS} == {count}
         assert groups.count("plain") >= 1
     learned = Documents.load(folder / "corpus" / "memory")
     texts = {tuple(learned.passage(p)) for p in range(len(learned))}
@@ -272,6 +273,18 @@ def test_two_names_are_asked_in_both_orders_and_in_no_training_form():
     forms = [form.format(other="X", question="Y") for form in chat_facts.RIVALS]
     tests = chat_facts.TEST_RIVALS.values()
     assert not {form.format(other="X", question="Y") for form in tests} & {*forms}
+
+
+def test_held_out_follow_ups_have_forms_of_their_own():
+    facts = chat_facts.Facts(build_atlas(AtlasConfig(seed=1, scale=0.02)))
+    found = chat_facts.follow_ups(facts, 60, 20, 1)
+    assert found == chat_facts.follow_ups(facts, 60, 20, 1) and len(found) == 60
+    apart, rest = ({turns[-1][0] for turns in some} for some in (found[:20], found[20:]))
+    assert apart and rest and not apart & rest
+    names = {facts.entity(fact).name for fact in facts.all}
+    for (question, answer), (follows, empty) in found:
+        assert question and answer and not empty
+        assert not any(name in follows for name in names)
 
 
 def test_the_decoders_own_answers_are_greedy(finished):
@@ -321,8 +334,8 @@ def test_the_study_asks_every_cell_and_counts_what_stayed(finished, monkeypatch)
     retrieved = {"rag_1", "rag_3", "rag_5", "auto_rag_1"}
     assert systems == {"lm", "memory_0.7", "memory_1", "auto"} | retrieved
     assert {f.metric for f in found} == {"contained", "exact", "unchanged", "perplexity"}
-    assert {f.split for f in found if f.metric == "unchanged"} == {"general", "naming"}
-    assert {f.split for f in found if f.metric == "perplexity"} == {"general", "naming", "plain"}
+    assert {f.split for f in found if f.metric == "unchanged"} == {*SORTS}
+    assert {f.split for f in found if f.metric == "perplexity"} == {*SORTS, "plain"}
     cells = {f.split for f in found if f.metric == "contained"}
     assert {"real/test", "invented/unseen", "real/second"} <= cells
 
@@ -384,7 +397,7 @@ def test_its_bundle_answers_in_the_decoders_template(finished):
     assert trace.prompt == "Be kind.</s>u:Who are you?</s>a:" and trace.lmbda is not None
     results = bundle.read_json("results.json")
     assert {"real/test", "invented/test"} <= results["systems"][0]["accuracy"].keys()
-    assert results["systems"][0]["ppl"].keys() == {"general", "naming", "plain"}
+    assert results["systems"][0]["ppl"].keys() == {*SORTS, "plain"}
 
 
 def test_processes_share_a_step_of_facts_and_kept_rows(finished):

@@ -32,7 +32,8 @@ class ChatOptions:
     invented: int = 0  # facts about invented entities at most; 0: all
     general: int = 240  # requests of other subjects, answered by the decoder
     naming: int = 180  # requests that name the facts' entities, likewise
-    held_out: int = 60  # of both, for dev; and as many again for test
+    follow: int = 180  # requests behind a fact's question that name nothing, likewise
+    held_out: int = 60  # of each, for dev; and as many again for test
     answer_tokens: int = 48  # of such an answer, at most
     plain_tokens: int = 38_400  # of the text in `train` that the decoder reads
 
@@ -46,6 +47,7 @@ class ChatOptions:
             "invented",
             "general",
             "naming",
+            "follow",
             "held_out",
             "plain_tokens",
         ):

@@ -61,20 +61,21 @@ class ChatKind(Kind):
         options = recipe.corpus.chat
         facts = round(FACTS * recipe.corpus.scale)
         keyed = facts * (options.wordings + options.later + options.rivals + 1) * CHAT_TOKENS
-        kept = (options.general + options.naming + 4 * options.held_out) * 2 * CHAT_TOKENS
+        answered = options.general + options.naming + options.follow + 6 * options.held_out
+        kept = answered * 2 * CHAT_TOKENS
         return keyed + kept + 2 * options.plain_tokens, 0, keyed
 
     def router_tokens(self, recipe: Recipe) -> int:
         """Return the tokens of dev questions and of what is kept."""
         options = recipe.corpus.chat
-        kept = 2 * options.held_out * 2 * CHAT_TOKENS + options.plain_tokens // 4
+        kept = 3 * options.held_out * 2 * CHAT_TOKENS + options.plain_tokens // 4
         return 2 * recipe.router.questions * CHAT_TOKENS + kept
 
     def scored_tokens(self, recipe: Recipe, keyed: int) -> int:
         """Return the tokens of answers in all cells and of what is kept."""
         options = recipe.corpus.chat
         cells = len(CHAT_GROUPS) * (1 + len(CHAT_WORDINGS))
-        kept = 2 * options.held_out * 2 * CHAT_TOKENS + options.plain_tokens // 4
+        kept = 3 * options.held_out * 2 * CHAT_TOKENS + options.plain_tokens // 4
         return cells * recipe.evaluate.questions * CHAT_TOKENS + kept
 
     def make(self, context: StageContext) -> dict:

@@ -1,7 +1,8 @@
 """What a memory of facts must leave to the decoder: its own chats, and text as it reads it.
 
-Requests that have nothing to do with the facts, and requests that only name their entities, are
-answered by the decoder, greedily. The memory learns to give the decoder's own distributions there.
+Requests that have nothing to do with the facts, requests that only name their entities, and those
+that follow a fact's question and name nothing are answered by the decoder, greedily. The memory
+learns to give the decoder's own distributions there.
 """
 
 import random
@@ -15,13 +16,14 @@ from mlpmem.model.tokenizer import encode_text
 from mlpmem.retrieval.documents import Documents, join_passages
 from mlpmem.retrieval.texts import decoded, opened
 from train.config.corpus import CorpusConfig
-from train.corpora.atlas.chats import Facts, requests
-from train.corpora.chat import ChatForm
+from train.corpora.atlas.chats import Facts, follow_ups, requests
+from train.corpora.chat import ChatForm, Turns
 from train.corpora.readers import files_of
 from train.measure.batches import generate
 
 SPLITS = ("train", "dev", "test")
-GROUPS = ("general", "naming", "plain")
+SORTS = ("general", "naming", "follow")
+GROUPS = (*SORTS, "plain")
 PLAIN_SHARE = 4  # the plain text of dev, and of test, is a quarter of that of train
 PIECE, FEWEST = 2**16, 8  # characters of a piece of plain text, at most; pieces of a file
 
@@ -32,20 +34,12 @@ def write_kept(
     """Write train/, dev/ and test/ into folder; return the number of tokens."""
     options, total = config.chat, 0
     parts = {split: [] for split in SPLITS}  # (group, ids, prompt)
-    for sort, count in (("general", options.general), ("naming", options.naming)):
-        texts = requests(facts, sort, count + 2 * options.held_out, seed)
-        passages = _answered(decoder, form, texts, options.answer_tokens)
-        held_out = min(options.held_out, len(texts) // 4)
-        for split, some in zip(
-            ("dev", "test", "train"),
-            (
-                passages[:held_out],
-                passages[held_out : 2 * held_out],
-                passages[2 * held_out :],
-            ),
-            strict=True,
-        ):
-            parts[split] += [(sort, *passage) for passage in some]
+    for sort in SORTS:
+        chats, held_out = _chats(facts, sort, config, seed)
+        passages = _answered(decoder, form, chats, options.answer_tokens)
+        parts["dev"] += [(sort, *passage) for passage in passages[:held_out]]
+        parts["test"] += [(sort, *passage) for passage in passages[held_out : 2 * held_out]]
+        parts["train"] += [(sort, *passage) for passage in passages[2 * held_out :]]
     for split, ids in _plain(decoder, config, seed):
         parts[split].append(("plain", ids, 1))
     for split, passages in parts.items():
@@ -55,11 +49,22 @@ def write_kept(
     return total
 
 
+def _chats(facts: Facts, sort: str, config: CorpusConfig, seed: int) -> tuple[list[Turns], int]:
+    """Return the chats of a sort, and how many of them are of dev, and as many of test."""
+    count, held_out = getattr(config.chat, sort), config.chat.held_out
+    if not count:
+        return [], 0
+    if sort == "follow":
+        return follow_ups(facts, count + 2 * held_out, 2 * held_out, seed), held_out
+    texts = requests(facts, sort, count + 2 * held_out, seed)
+    return [[(text, "")] for text in texts], min(held_out, len(texts) // 4)
+
+
 def _answered(
-    decoder: Decoder, form: ChatForm, texts: Sequence[str], most: int
+    decoder: Decoder, form: ChatForm, chats: Sequence[Turns], most: int
 ) -> list[tuple[list[int], int]]:
-    """Return (token ids, tokens of the prompt) of requests with the decoder's answers."""
-    encoded = form.encode(decoder.tokenizer, [[(text, "")] for text in texts])
+    """Return (token ids, tokens of the prompt) of chats with the decoder's answers."""
+    encoded = form.encode(decoder.tokenizer, chats)
     system = ModelSystem(Model(decoder), "lm", None)
     answers = generate(system, [ids for ids, _ in encoded], most)
     return [([*ids, *own], len(ids)) for (ids, _), own in zip(encoded, answers, strict=True)]

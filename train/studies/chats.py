@@ -22,6 +22,7 @@ from train.corpora.atlas.chats import Facts
 from train.corpora.atlas.wordings import AtlasConfig, build_atlas
 from train.corpora.chat import ChatForm
 from train.files import print_line, read_lines
+from train.kinds.kept import SORTS
 from train.measure.atlas import CHAT_GROUPS, CHAT_WORDINGS
 from train.measure.batches import generate, score_positions
 from train.measure.findings import Finding, perplexity, share
@@ -130,7 +131,7 @@ def kept(run: Run, systems: dict[str, tuple[ModelSystem, dict]]) -> Iterator[Fin
     """Yield the share of requests answered to the letter as before, and perplexities."""
     documents = Documents.load(run.root / "corpus" / "kept" / "test")
     groups = np.array(documents.groups)[documents.document_of]
-    for group in ("general", "naming"):
+    for group in [sort for sort in SORTS if sort in groups]:
         chosen = np.flatnonzero(groups == group)
         heads = [documents.passage(p)[: documents.prompts[p]].tolist() for p in chosen]
         most = run.recipe.corpus.chat.answer_tokens

@@ -33,6 +33,7 @@ COLUMNS = (
 )  # fmt: skip
 PERPLEXITIES = (("B", "ppl\u00a0B"), ("A2", "ppl\u00a0A2"), ("text", "ppl"),
                 ("general", "ppl\u00a0other chats"), ("naming", "ppl\u00a0naming"),
+                ("follow", "ppl\u00a0follow-ups"),
                 ("plain", "ppl\u00a0plain text"))  # fmt: skip
 SYSTEMS = NAMES | {
     "auto": "memory, auto λ", "mixed": "memory + datastore", "rag": "decoder + retrieval",

@@ -204,6 +204,25 @@ def requests(facts: Facts, sort: str, count: int, seed: int) -> list[str]:
     return request_texts(sort, names, count, seed)
 
 
+def follow_ups(facts: Facts, count: int, held_out: int, seed: int) -> list[list[tuple[str, str]]]:
+    """Return chats whose last request names nothing, behind a question about a fact.
+
+    What it asks about stands in the chat, which the decoder reads. The first `held_out` have forms
+    that no other has.
+    """
+    (table,) = tomllib.loads(REQUESTS_FILE.read_text(encoding="utf-8"))["follow"]
+    rng = random.Random(f"{seed}/follow")
+    forms = rng.sample(table["forms"], len(table["forms"]))
+    apart = len(forms) // 4
+    return [
+        [
+            _turn(facts, rng.choice(facts.all), rng),
+            (rng.choice(forms[:apart] if i < held_out else forms[apart:]), ""),
+        ]
+        for i in range(count)
+    ]
+
+
 def request_texts(sort: str, names: Sequence[str], count: int, seed: int) -> list[str]:
     """Return `requests` with these names."""
     table = tomllib.loads(REQUESTS_FILE.read_text(encoding="utf-8"))[sort]
