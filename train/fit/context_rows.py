@@ -79,7 +79,7 @@ class ContextRows:
     """The context vectors of a list of positions, which a run draws from again and again."""
 
     def __init__(self, reader: ContextReader, documents: Documents, positions: np.ndarray) -> None:
-        """Read all of them once if they fit HELD_BYTES: a batch then takes a tenth of the time."""
+        """Read all of them once if they fit HELD_BYTES, so that no batch waits for its words."""
         self.reader, self.documents, self.positions = reader, documents, positions
         self.held: Tensor | None = None
         size = reader.context.vectors * reader.embed.embedding_dim
