@@ -9,16 +9,18 @@ names were asked about, which the last state of a small decoder has nearly forgo
 attention and no positions: one multiply-add of D numbers per token and half-life.
 
 With the token ids that begin a question in a chat, s starts at the last of them: names of earlier
-questions are left out. There, one more vector may be what was `asked`: the plain mean over the
-sentences that end with a question mark, so that of two names in a question the one that is asked
-about stands alone. Without such a sentence it is that over the last one that has ended, and until
-one has, the mean of the longest half-life. A question is over at the control token behind its
-words, so nothing of an answer counts as asked.
+questions are left out. There, one more vector may be what was `asked`: the mean over the sentences
+that end with a question mark, each decayed from its own end, so that of two names in a question the
+one that is asked about stands alone, or, in one sentence, the last one stands out. Without such a
+sentence it is that over the last one that has ended, and until one has, the mean of the longest
+half-life. A question is over at the control token behind its words, so nothing of an answer counts
+as asked.
 
 Sums run token by token in float32, so a text that is read in pieces gives the same bits. n vectors,
 m sums, P positions read before.
 """
 
+import math
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -32,6 +34,7 @@ from mlpmem.fast.attention import GrowingLayer
 
 MOST_LIVES, LONGEST = 4, 1e6  # half-lives, and tokens of one
 MOST_TURN = 2  # token ids that begin a question
+SENTENCE_LIFE = 8.0  # half-life in tokens within a sentence that asks
 TINY = 1e-30  # in place of no weight at all: the mean of no words is 0
 ENDED, ASKED, CLOSED = 1.0, 2.0, 3.0  # what a token ends: a sentence, one that asks, a question
 QUESTION_MARKS, FULL_STOPS = frozenset("?？؟"), frozenset(".!。！…")
@@ -114,9 +117,9 @@ class Context:
 
     @cached_property
     def decay(self) -> Tensor:
-        """Return what a step leaves of each sum, (m, 1); nothing is lost of a sentence."""
-        decay = 2.0 ** (-1 / torch.tensor(self.half_lives))
-        return (decay if self.ends is None else torch.cat([decay, torch.ones(3)]))[:, None]
+        """Return what a step leaves of each sum, (m, 1); nothing is lost of one that has ended."""
+        asked = () if self.ends is None else (SENTENCE_LIFE, math.inf, math.inf)
+        return 2.0 ** (-1 / torch.tensor((*self.half_lives, *asked)))[:, None]
 
     def _sums(
         self,

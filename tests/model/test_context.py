@@ -9,6 +9,7 @@ from mlpmem.model.context import (
     ASKED,
     CLOSED,
     ENDED,
+    SENTENCE_LIFE,
     Context,
     ContextLayer,
     sentence_ends,
@@ -237,7 +238,11 @@ def test_what_was_asked_is_the_mean_of_the_sentences_that_ask(asking, name):
         assert torch.equal(asked, longest)
         return
     words = torch.tensor([ids[place] for place in places])
-    weights = asking.context.weights[words].double()
+    ends = [next(p for p in range(place, len(ids)) if p + 1 not in places) for place in places]
+    left = 2.0 ** (
+        -torch.tensor([e - p for e, p in zip(ends, places, strict=True)]) / SENTENCE_LIFE
+    )
+    weights = asking.context.weights[words].double() * left.double()
     embeddings = asking.model.get_input_embeddings().weight[words].double()
     mean = (weights[:, None] * embeddings).sum(0) / weights.sum()
     torch.testing.assert_close(asked.double(), mean)

@@ -7,6 +7,7 @@
  * With `ends`, three more sums are kept, of the sentence at hand, of the one that ended last and of those that asked, and one
  * more mean is written. The last number but one is 1 where the question is over. */
 
+const SENTENCE_LIFE = 8; // half-life in tokens within a sentence that asks
 const TINY = 1e-30; // in place of no weight at all: the mean of no words is 0
 const ASKED = 2; // what a token ends: 1 a sentence, 2 one that asks, 3 a question
 const CLOSED = 3;
@@ -17,6 +18,7 @@ export class Context {
    * @param {Float32Array | null} ends (V,) of what tokens end, 0 for nothing; null: no mean of what was asked */
   constructor(lives, size, weights, turn = [], ends = null) {
     this.decays = lives.map((life) => Math.fround(2 ** (-1 / life)));
+    this.within = Math.fround(2 ** (-1 / SENTENCE_LIFE));
     this.size = size;
     this.weights = weights;
     this.turn = turn;
@@ -59,7 +61,7 @@ export class Context {
   /** Adds a token to the last three sums and writes what was asked.
    * @param {number} ends @param {number} weight @param {Float32Array} embedding @param {Float32Array} sums @param {Float32Array} out */
   #ask(ends, weight, embedding, sums, out) {
-    const { size, longest } = this;
+    const { size, longest, within } = this;
     const sentence = this.decays.length * (size + 1);
     const latest = sentence + size + 1;
     const asked = latest + size + 1;
@@ -67,7 +69,7 @@ export class Context {
     const over = sums.length - 2;
     const ended = ends > 0 && sums[sentence + size] + weight > 0 && !sums[over]; // one without a word is none
     for (let i = 0; i <= size; i += 1) {
-      const sum = sums[sentence + i] + (i < size ? weight * embedding[i] : weight);
+      const sum = sums[sentence + i] * within + (i < size ? weight * embedding[i] : weight);
       sums[sentence + i] = ends ? 0 : sum;
       if (ended) sums[latest + i] = sum;
       if (ended && ends === ASKED) sums[asked + i] += sum;
